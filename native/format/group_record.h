@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// What a group must know about itself before it may trust log, buffer and primaries: epoch, LSNs
+// reserved, how it was closed, and its gap. Layout: group-record-format.md.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "base/uuid.h"
+
+namespace ep::format {
+
+constexpr uint64_t kGroupRecordSlotBytes = 4096;
+constexpr uint64_t kGroupRecordFileBytes = 2 * kGroupRecordSlotBytes;
+
+/// What a primary looked like when its group was closed cleanly; another look at open means that
+/// somebody wrote behind our back (design 4).
+struct PrimaryLook {
+  uint64_t size_bytes = 0;
+  uint64_t mtime_ns = 0;
+  uint64_t ctime_ns = 0;
+  friend bool operator==(const PrimaryLook&, const PrimaryLook&) = default;
+};
+
+/// An interruption of protection: history is good up to from_lsn and again after to_lsn.
+struct Gap {
+  uint64_t from_lsn = 0;
+  uint64_t from_ns = 0;
+  uint64_t to_lsn = 0;  // 0 while open
+  uint64_t to_ns = 0;
+  std::string reason;
+};
+
+struct GroupRecord {
+  Uuid group;
+  uint64_t sequence = 0;
+  uint64_t epoch = 0;
+  /// LSNs below this may have been taken; the next step of them is reserved before use.
+  uint64_t reserved_lsn = 1;
+  bool closed_cleanly = false;
+  /// At a clean close: the last LSN and its time.
+  uint64_t last_lsn = 0;
+  uint64_t last_time_ns = 0;
+  bool in_gap = false;
+  Gap gap;
+  /// By volume number; only at a clean close.
+  struct Primary {
+    uint16_t volume = 0;
+    PrimaryLook look;
+  };
+  std::vector<Primary> primaries;
+};
+
+/// Fills one slot of 4096 bytes.
+void encode_group_record(const GroupRecord& record, uint8_t* to);
+/// kNotFound for a slot never written (zeroes), Corruption for a damaged one.
+Result<GroupRecord> decode_group_record(std::span<const uint8_t> from);
+
+}  // namespace ep::format

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// What the splitter does besides the straight path: repairing history after a failed primary write
+// [0044], and making idle regions clean again.
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/limits.h"
+#include "split/splitter_parts.h"
+
+namespace ep::split {
+
+using block::Outcome;
+using block::Request;
+using format::Entry;
+using format::EntryType;
+
+namespace {
+constexpr uint64_t kRepairStepBytes = 1024 * 1024;
+static_assert(kRepairStepBytes <= limits::kEntryDataBytesMax);
+}  // namespace
+
+/// A write that the primary refused: the log has it, the primary may hold the old bytes, the new
+/// ones or a mixture. An error entry says so; then the range is read back piece by piece and logged
+/// as it is, or as unknown where it cannot be read. The failed piece stays in the buffer, and its
+/// range locked, until that is done.
+struct Splitter::Repair : Waiter {
+  Splitter* splitter = nullptr;
+  Piece* piece = nullptr;
+  Outcome outcome = Outcome::kIoError;
+  bool error_logged = false;
+  bool have_data = false;
+  bool unreadable = false;
+  uint64_t position = 0;
+  uint64_t step = 0;
+  uint64_t last_lsn = 0;
+  Request read;
+  iovec iov{};
+  uint8_t* memory = nullptr;
+  ~Repair() { std::free(memory); }
+};
+
+void Splitter::repair(Piece* piece) {
+  auto* repair = new Repair;
+  repair->splitter = this;
+  repair->piece = piece;
+  repair->outcome = piece->child.outcome;
+  repair->memory = static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, kRepairStepBytes));
+  repair->resume = [](Waiter* waiter) {
+    auto* waiting = static_cast<Repair*>(waiter);
+    waiting->splitter->repair_step(waiting);
+  };
+  ++in_flight_;
+  repair_step(repair);
+}
+
+/// Does the next thing that needs room in the buffer, or starts the next read.
+void Splitter::repair_step(Repair* repair) {
+  Piece* piece = repair->piece;
+  if (gap_state_ == GapState::kOpen) {
+    repair_end(repair);
+    return;
+  }
+  const uint64_t bytes = repair->have_data && !repair->unreadable ? repair->step : 0;
+  if (must_queue(repair) || !has_room(bytes)) {
+    wait_for_room(repair);
+    return;
+  }
+  Entry entry;
+  entry.volume = piece->parent->volume->number;
+  if (!repair->error_logged) {
+    entry.type = EntryType::kError;
+    entry.sector = piece->lsn;
+    append(entry, true);
+    repair->error_logged = true;
+  } else if (repair->have_data) {
+    entry.sector = (piece->offset + repair->position) / kSectorBytes;
+    entry.sectors = static_cast<uint32_t>(repair->step / kSectorBytes);
+    entry.type = repair->unreadable ? EntryType::kUnknown : EntryType::kWrite;
+    if (!repair->unreadable) {
+      uint8_t* data = buffer_->next_data(repair->step);
+      std::copy_n(repair->memory, repair->step, data);
+      entry.flags = format::kEntryFlagResync;
+      entry.data_crc = crc32(data, repair->step);
+    }
+    repair->last_lsn = append(entry, true);
+    repair->position += repair->step;
+    repair->have_data = false;
+  }
+  writer_->notify();
+  if (repair->position == piece->length) {
+    repair_end(repair);
+    return;
+  }
+  repair->step = std::min(kRepairStepBytes, piece->length - repair->position);
+  repair->iov = {repair->memory, repair->step};
+  repair->read = Request{};
+  repair->read.op = block::Op::kRead;
+  repair->read.offset = piece->offset + repair->position;
+  repair->read.length = repair->step;
+  repair->read.iov = &repair->iov;
+  repair->read.iov_count = 1;
+  repair->read.owner = repair;
+  repair->read.on_done = [](Request* done) {
+    auto* reading = static_cast<Repair*>(done->owner);
+    reading->have_data = true;
+    reading->unreadable = done->outcome != Outcome::kOk;
+    reading->splitter->repair_step(reading);
+  };
+  piece->parent->volume->primary->submit(&repair->read);
+}
+
+void Splitter::repair_end(Repair* repair) {
+  const std::unique_ptr<Repair> owned(repair);
+  Piece* piece = repair->piece;
+  const bool whole = repair->position == piece->length;
+  piece->parent->volume->regions->end_write(piece->offset, piece->length,
+                                            whole ? repair->last_lsn : kNeverClean);
+  done_[piece->lsn % buffer_->slots()] = 1;
+  finish_piece(piece, repair->outcome);
+  advance_tail();
+  --in_flight_;
+  check_quiet();
+}
+
+// ---- dirty regions ------------------------------------------------------------------------------
+
+void Splitter::on_clean_timer() {
+  reactor_->arm_timer(&clean_timer_, reactor_->now_ns() + options_.clean_interval_ns);
+  if (gap_state_ != GapState::kNone) return;
+  for (const auto& volume : volumes_) {
+    if (!volume->cleaning) clean(volume.get(), nullptr);
+  }
+}
+
+/// A region may become clean when the primary was synced after its last write and the log is durable
+/// past it: so first the log's word, then the sync, then the bits.
+void Splitter::clean(Volume* volume, std::function<void(Outcome)> done) {
+  const bool allowed = gap_state_ == GapState::kNone;
+  const uint32_t candidates = allowed ? volume->regions->begin_clean(writer_->durable_lsn()) : 0;
+  if (candidates == 0 && !done) return;
+  volume->cleaning = true;
+  volume->clean_done = std::move(done);
+  ++in_flight_;
+  Request& flush = volume->clean_flush;
+  flush = Request{};
+  flush.op = block::Op::kFlush;
+  flush.owner = volume;
+  flush.on_done = [](Request* request) {
+    auto* synced = static_cast<Volume*>(request->owner);
+    Splitter* self = synced->splitter;
+    synced->cleaning = false;
+    if (request->outcome == Outcome::kOk && self->gap_state_ == GapState::kNone) {
+      synced->regions->end_clean();
+    } else {
+      synced->regions->cancel_clean();
+    }
+    --self->in_flight_;
+    const auto finished = std::move(synced->clean_done);
+    synced->clean_done = nullptr;
+    if (finished) finished(request->outcome);
+    self->check_quiet();
+  };
+  volume->primary->submit(&flush);
+}
+
+void Splitter::settle(std::function<void(Outcome)> settled) {
+  EP_ASSERT(in_flight_ == 0);
+  struct Progress {
+    size_t left = 0;
+    Outcome outcome = Outcome::kOk;
+    std::function<void(Outcome)> settled;
+  };
+  auto progress = std::make_shared<Progress>();
+  progress->left = volumes_.size();
+  progress->settled = std::move(settled);
+  for (const auto& volume : volumes_) {
+    // Once to take "touched" away, so that the second look finds everything idle.
+    if (gap_state_ == GapState::kNone) volume->regions->begin_clean(writer_->durable_lsn());
+    clean(volume.get(), [progress](Outcome outcome) {
+      if (outcome != Outcome::kOk) progress->outcome = outcome;
+      if (--progress->left == 0) progress->settled(progress->outcome);
+    });
+  }
+}
+
+}  // namespace ep::split
