@@ -3,92 +3,57 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
-#include <cstring>
 
 #include "base/limits.h"
-#include "log/segment_file.h"
+#include "log/batch.h"
 
 namespace ep::log {
 
 using format::SealReason;
 
-namespace {
-
-constexpr uint64_t kStagingBytes =
-    format::kSegmentHeaderBytes +
-    align_up(format::kBatchHeaderBytes + uint64_t{limits::kBatchEntriesMax} * format::kEntryBytes,
-             kPageBytes);
-
-alignas(4096) constexpr uint8_t kZeroPage[kPageBytes] = {};
-
-struct AlignedFree {
-  void operator()(uint8_t* memory) const { std::free(memory); }
-};
-using AlignedBytes = std::unique_ptr<uint8_t[], AlignedFree>;
-
-AlignedBytes aligned_bytes(uint64_t size) {
-  auto* memory = static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, size));
-  EP_ASSERT(memory != nullptr);
-  return AlignedBytes(memory);
-}
-
-}  // namespace
-
 struct LogWriter::Segment {
-  NewSegmentFile made;
+  SegmentCursor cursor;
   LogWriter* writer = nullptr;
-  uint32_t chain = 0;
-  uint64_t end = 0;            // offset of the next batch; 0 until the header is in a batch
   uint64_t opened_ns = 0;      // monotonic
-  uint64_t first_lsn = 0;
-  uint64_t cut_lsn = 0;        // last LSN in a batch, written or not
   uint64_t published_lsn = 0;  // last LSN whose batch, and all before, are written
-  uint64_t synced_lsn = 0;
-  uint64_t sync_target = 0;
-  uint64_t published_end = 0;
-  uint64_t synced_end = 0;
-  uint64_t first_time_ns = 0;
-  uint64_t cut_time_ns = 0;
   uint64_t published_time_ns = 0;
-  uint64_t data_bytes = 0;
-  std::vector<format::DirectoryEntry> directory;
+  uint64_t published_end = 0;
+  uint64_t synced_lsn = 0;
+  uint64_t synced_end = 0;
+  uint64_t sync_target = 0;
   bool closing = false;
   bool syncing = false;
   SealReason reason{};
   io::Op sync_op;
 
-  [[nodiscard]] bool empty() const { return directory.empty(); }
-  [[nodiscard]] uint64_t entries() const { return empty() ? 0 : cut_lsn - first_lsn + 1; }
+  [[nodiscard]] bool empty() const { return cursor.empty(); }
+  [[nodiscard]] bool all_durable() const { return !syncing && synced_lsn == cursor.last_lsn; }
 };
 
 struct LogWriter::Batch {
   io::Op op;
+  BatchBytes bytes;
   LogWriter* writer = nullptr;
   Segment* segment = nullptr;
-  AlignedBytes staging = aligned_bytes(kStagingBytes);
-  std::vector<iovec> iov;
   uint64_t last_lsn = 0;
   uint64_t last_time_ns = 0;
-  uint64_t bytes = 0;
   uint64_t end = 0;
   bool done = false;
 };
 
 LogWriter::LogWriter(reactor::Reactor* reactor, io::FileSystem* file_system,
-                     nvram::LogBuffer* buffer, LogWriterOptions options, Events events)
+                     format::EntrySource* source, LogWriterOptions options, Events events)
     : reactor_(reactor),
       file_system_(file_system),
-      buffer_(buffer),
+      source_(source),
       options_(std::move(options)),
       events_(std::move(events)),
       next_segment_number_(options_.next_segment),
-      taken_lsn_(buffer->head()),
-      durable_lsn_(buffer->head() - 1),
-      sealed_lsn_(buffer->head() - 1) {
+      taken_lsn_(source->head()),
+      durable_lsn_(source->head() - 1),
+      sealed_lsn_(source->head() - 1) {
   for (uint32_t i = 0; i < limits::kBatchesInFlightMax; ++i) {
     idle_batches_.push_back(std::make_unique<Batch>());
-    idle_batches_.back()->iov.reserve(8);
     idle_batches_.back()->writer = this;
   }
   timer_.on_fire = [this] { on_timer(); };
@@ -99,9 +64,9 @@ LogWriter::~LogWriter() {
   EP_ASSERT(!timer_.armed());
   if (next_) segments_.push_back(std::move(next_));
   for (const auto& segment : segments_) {
-    file_system_->close(segment->made.file);
+    file_system_->close(segment->cursor.made.file);
     // Without a batch it says nothing; what cannot be removed now goes at the next open.
-    if (segment->empty()) (void)file_system_->remove(segment->made.absolute_path).is_ok();
+    if (segment->empty()) (void)file_system_->remove(segment->cursor.made.absolute_path).is_ok();
   }
 }
 
@@ -110,8 +75,7 @@ Status LogWriter::prepare() {
                                 options_.segment_bytes, options_.first_wall_ns);
   if (!made) return made.status();
   ++next_segment_number_;
-  next_ = std::make_unique<Segment>();
-  next_->made = *made;
+  adopt_next(*made);
   return Status::ok();
 }
 
@@ -158,10 +122,10 @@ void LogWriter::check_quiet() {
 }
 
 bool LogWriter::should_cut() const {
-  const uint64_t head = buffer_->head();
+  const uint64_t head = source_->head();
   return taken_lsn_ < head &&
          (wanted_lsn_ >= taken_lsn_ || head - taken_lsn_ >= limits::kBatchEntriesMax ||
-          buffer_->bytes_since(taken_lsn_) >= limits::kBatchDataBytesTarget);
+          source_->bytes_since(taken_lsn_) >= limits::kBatchDataBytesTarget);
 }
 
 void LogWriter::pump() {
@@ -175,119 +139,40 @@ void LogWriter::pump() {
 /// segment ready).
 bool LogWriter::cut_batch() {
   if (idle_batches_.empty()) return false;
-  uint32_t entries = 0;
-  uint64_t data = 0;
-  for (uint64_t lsn = taken_lsn_; lsn < buffer_->head() && entries < limits::kBatchEntriesMax &&
-                                  data < limits::kBatchDataBytesTarget;
-       ++lsn, ++entries) {
-    data += uint64_t{buffer_->at(lsn).entry.payload_sectors()} * kSectorBytes;
-  }
-  const uint64_t table =
-      align_up(format::kBatchHeaderBytes + uint64_t{entries} * format::kEntryBytes, kSectorBytes);
-  const uint64_t bytes = align_up(table + data, kPageBytes);
-  if (Segment* segment = active(); segment != nullptr) {
-    const uint64_t end = std::max(segment->end, format::kSegmentHeaderBytes);
-    const uint64_t directory = align_up(
-        (segment->directory.size() + 1) * format::kDirectoryEntryBytes, kPageBytes);
-    const bool full =
-        end + bytes + directory + format::kSegmentTrailerBytes > segment->made.capacity_bytes;
-    if (full || segment->entries() + entries > limits::kSegmentEntriesMax) {
-      close_active(full ? SealReason::kSize : SealReason::kEntries);
+  const BatchPlan plan = plan_batch(*source_, taken_lsn_);
+  if (Segment* segment = active(); segment != nullptr && !segment->empty()) {
+    if (!batch_fits(segment->cursor, plan)) {
+      close_active(SealReason::kSize);
+    } else if (segment->cursor.entries() + plan.entries > limits::kSegmentEntriesMax) {
+      close_active(SealReason::kEntries);
     }
   }
   if (active() == nullptr && !take_next_segment()) return false;
   Segment* segment = active();
-  std::unique_ptr<Batch> batch = std::move(idle_batches_.back());
+  if (segment->empty()) segment->opened_ns = reactor_->now_ns();
+  Batch* batch = idle_batches_.back().get();
+  flying_.push_back(std::move(idle_batches_.back()));
   idle_batches_.pop_back();
-  fill_batch(batch.get(), segment, entries);
-  Batch* submitted = batch.get();
-  flying_.push_back(std::move(batch));
-  reactor_->engine().submit(&submitted->op);
-  if (segment->end > segment->made.capacity_bytes / 2) order_next_segment();
-  return true;
-}
-
-void LogWriter::fill_batch(Batch* batch, Segment* segment, uint32_t entries) {
-  uint8_t* front = batch->staging.get();
-  uint8_t* table = front + format::kSegmentHeaderBytes;
-  const bool first = segment->empty();
-  if (first) {
-    segment->first_lsn = taken_lsn_;
-    segment->first_time_ns = buffer_->at(taken_lsn_).entry.time_ns;
-    segment->opened_ns = reactor_->now_ns();
-    segment->chain = format::encode_segment_header(
-        {options_.group, segment->made.device->device, segment->made.number, options_.epoch,
-         taken_lsn_, segment->made.created_ns, segment->made.capacity_bytes},
-        front);
-    segment->end = format::kSegmentHeaderBytes;
-  }
-  const uint64_t table_bytes =
-      align_up(format::kBatchHeaderBytes + uint64_t{entries} * format::kEntryBytes, kSectorBytes);
-  batch->iov.clear();
-  batch->iov.push_back(first ? iovec{front, format::kSegmentHeaderBytes + table_bytes}
-                             : iovec{table, table_bytes});
-  const auto data_sector = static_cast<uint32_t>((segment->end + table_bytes) / kSectorBytes);
-  uint32_t address = data_sector;
-  uint8_t* to = table + format::kBatchHeaderBytes;
-  for (uint32_t i = 0; i < entries; ++i, to += format::kEntryBytes) {
-    const nvram::BufferedEntry buffered = buffer_->at(taken_lsn_ + i);
-    format::Entry entry = buffered.entry;
-    const uint32_t sectors = entry.payload_sectors();
-    if (sectors != 0) {
-      entry.address = address;
-      address += sectors;
-      const uint64_t bytes = uint64_t{sectors} * kSectorBytes;
-      iovec& last = batch->iov.back();
-      if (batch->iov.size() > 1 && static_cast<uint8_t*>(last.iov_base) + last.iov_len == buffered.data) {
-        last.iov_len += bytes;
-      } else {
-        batch->iov.push_back({buffered.data, bytes});
-      }
-    }
-    format::encode_entry(entry, to);
-    batch->last_time_ns = entry.time_ns;
-  }
-  std::memset(to, 0, table + table_bytes - to);
-  const uint64_t used = table_bytes + uint64_t{address - data_sector} * kSectorBytes;
-  const uint64_t bytes = align_up(used, kPageBytes);
-  if (bytes != used) {
-    batch->iov.push_back({const_cast<uint8_t*>(kZeroPage), bytes - used});
-  }
-  format::BatchHeader header;
-  header.chain = segment->chain;
-  header.entries = entries;
-  header.group = options_.group;
-  header.segment = segment->made.number;
-  header.epoch = options_.epoch;
-  header.batch = static_cast<uint32_t>(segment->directory.size());
-  header.pages = static_cast<uint32_t>(bytes / kPageBytes);
-  header.first_lsn = taken_lsn_;
-  header.data_sector = data_sector;
-  header.data_sectors = address - data_sector;
-  segment->chain = format::encode_batch_header(header, table);
-  segment->directory.push_back({static_cast<uint32_t>(segment->end / kPageBytes), entries,
-                                segment->chain,
-                                static_cast<uint32_t>(taken_lsn_ - segment->first_lsn)});
+  batch->bytes.cut(segment->cursor, *source_, taken_lsn_, plan);
   batch->segment = segment;
   batch->done = false;
+  batch->end = segment->cursor.end;
+  batch->last_lsn = segment->cursor.last_lsn;
+  batch->last_time_ns = segment->cursor.last_time_ns;
+  taken_lsn_ = batch->last_lsn + 1;
   batch->op = io::Op{};
   batch->op.kind = io::Op::Kind::kWrite;
-  batch->op.file = segment->made.file;
-  batch->op.offset = first ? 0 : segment->end;
-  batch->op.iov = batch->iov.data();
-  batch->op.iov_count = static_cast<uint32_t>(batch->iov.size());
+  batch->op.file = segment->cursor.made.file;
+  batch->op.offset = batch->bytes.offset();
+  batch->op.iov = batch->bytes.iov().data();
+  batch->op.iov_count = static_cast<uint32_t>(batch->bytes.iov().size());
   batch->op.on_complete = on_batch_written;
   batch->op.owner = batch;
-  batch->bytes = bytes + (first ? format::kSegmentHeaderBytes : 0);
-  segment->end += bytes;
-  batch->end = segment->end;
-  segment->data_bytes += uint64_t{header.data_sectors} * kSectorBytes;
-  taken_lsn_ += entries;
-  batch->last_lsn = taken_lsn_ - 1;
-  segment->cut_lsn = batch->last_lsn;
-  segment->cut_time_ns = batch->last_time_ns;
   ++stats_.batches;
-  stats_.bytes += batch->bytes;
+  stats_.bytes += batch->bytes.size();
+  reactor_->engine().submit(&batch->op);
+  if (segment->cursor.end > segment->cursor.made.capacity_bytes / 2) order_next_segment();
+  return true;
 }
 
 void LogWriter::on_batch_written(io::Op* op, int32_t result) {
@@ -297,10 +182,10 @@ void LogWriter::on_batch_written(io::Op* op, int32_t result) {
 
 void LogWriter::batch_done(Batch* batch, int32_t result) {
   batch->done = true;
-  if (result < 0 || static_cast<uint64_t>(result) != batch->bytes) {
+  if (result < 0 || static_cast<uint64_t>(result) != batch->bytes.size()) {
     // A short write on an allocated file is a device in trouble as well.
     const int error = result < 0 ? -result : EIO;
-    fail(Status::from_errno(error, "writing log segment " + batch->segment->made.absolute_path));
+    fail(Status::from_errno(error, "writing log segment " + batch->segment->cursor.made.absolute_path));
   }
   while (!flying_.empty() && flying_.front()->done) {
     std::unique_ptr<Batch> front = std::move(flying_.front());
@@ -323,14 +208,14 @@ void LogWriter::maybe_sync() {
   for (const auto& segment : segments_) {
     if (segment->syncing || segment->published_lsn <= segment->synced_lsn) continue;
     const bool wanted = wanted_lsn_ > segment->synced_lsn;
-    const bool much = segment->published_end - segment->synced_end >= buffer_->data_bytes() / 4;
+    const bool much = segment->published_end - segment->synced_end >= source_->data_bytes() / 4;
     if (!wanted && !much && !segment->closing) continue;
     segment->syncing = true;
     segment->sync_target = segment->published_lsn;
     segment->synced_end = segment->published_end;
     segment->sync_op = io::Op{};
     segment->sync_op.kind = io::Op::Kind::kSyncData;
-    segment->sync_op.file = segment->made.file;
+    segment->sync_op.file = segment->cursor.made.file;
     segment->sync_op.on_complete = on_synced;
     segment->sync_op.owner = segment.get();
     ++syncs_running_;
@@ -349,7 +234,7 @@ void LogWriter::sync_done(Segment* segment, int32_t result) {
   --syncs_running_;
   if (result < 0) {
     // What the kernel could not write it has forgotten: this file is never trusted again.
-    fail(Status::from_errno(-result, "syncing log segment " + segment->made.absolute_path));
+    fail(Status::from_errno(-result, "syncing log segment " + segment->cursor.made.absolute_path));
   } else if (!failed_) {
     segment->synced_lsn = segment->sync_target;
     advance_durable();
@@ -364,11 +249,11 @@ void LogWriter::advance_durable() {
   uint64_t durable = durable_lsn_;
   for (const auto& segment : segments_) {
     durable = std::max(durable, segment->synced_lsn);
-    if (!segment->closing || segment->synced_lsn != segment->cut_lsn) break;
+    if (!segment->closing || !segment->all_durable()) break;
   }
   if (durable == durable_lsn_) return;
   durable_lsn_ = durable;
-  pending_since_ns_ = durable + 1 == buffer_->head() ? 0 : reactor_->now_ns();
+  pending_since_ns_ = durable + 1 == source_->head() ? 0 : reactor_->now_ns();
   arm_timer();
   events_.durable(durable);
 }
@@ -393,7 +278,7 @@ void LogWriter::serve_seal_wishes() {
     }
     Segment* segment = active();
     if (durable_lsn_ >= wish.lsn && segment != nullptr && !segment->empty() &&
-        segment->first_lsn <= wish.lsn) {
+        segment->cursor.first_lsn <= wish.lsn) {
       close_active(wish.reason);
     }
     ++i;
@@ -404,53 +289,22 @@ void LogWriter::serve_seal_wishes() {
 void LogWriter::maybe_seal_front() {
   if (sealing_ || failed_ || segments_.empty()) return;
   Segment* segment = segments_.front().get();
-  if (!segment->closing || segment->syncing || segment->synced_lsn != segment->cut_lsn) return;
+  if (!segment->closing || !segment->all_durable()) return;
   sealing_ = true;
-  format::SegmentTrailer trailer;
-  trailer.group = options_.group;
-  trailer.device = segment->made.device->device;
-  trailer.segment = segment->made.number;
-  trailer.epoch = options_.epoch;
-  trailer.first_lsn = segment->first_lsn;
-  trailer.last_lsn = segment->cut_lsn;
-  trailer.first_time_ns = segment->first_time_ns;
-  trailer.last_time_ns = segment->cut_time_ns;
-  trailer.entries = segment->entries();
-  trailer.data_bytes = segment->data_bytes;
-  trailer.sealed_ns = reactor_->engine().wall_ns();
-  trailer.last_chain = segment->chain;
-  trailer.reason = segment->reason;
+  const format::SegmentTrailer trailer =
+      segment->cursor.trailer(reactor_->engine().wall_ns(), segment->reason);
   auto outcome = std::make_shared<Result<uint64_t>>(uint64_t{0});
   reactor_->offload(
       [this, segment, trailer, outcome] {
-        *outcome = seal_segment_file(*file_system_, segment->made.file, segment->directory,
-                                     segment->end, trailer);
+        *outcome = seal_segment_file(*file_system_, segment->cursor.made.file,
+                                     segment->cursor.directory, segment->cursor.end, trailer);
       },
       [this, segment, outcome] {
-        SegmentInfo info;
-        if (*outcome) {
-          info = describe(*segment);
-          info.file_bytes = **outcome;
-          info.sealed = true;
-        }
+        SegmentInfo info = segment->cursor.info();
+        if (*outcome) info.file_bytes = **outcome;
+        info.sealed = outcome->is_ok();
         seal_done(outcome->status(), info);
       });
-}
-
-SegmentInfo LogWriter::describe(const Segment& segment) const {
-  SegmentInfo info;
-  info.segment = segment.made.number;
-  info.device = segment.made.device->device;
-  info.path = path_below_device(*segment.made.device, segment.made.absolute_path);
-  info.epoch = options_.epoch;
-  info.first_lsn = segment.first_lsn;
-  info.last_lsn = segment.synced_lsn;
-  info.first_time_ns = segment.first_time_ns;
-  info.last_time_ns = segment.published_time_ns;
-  info.entries = segment.synced_lsn + 1 - segment.first_lsn;
-  info.data_bytes = segment.data_bytes;
-  info.file_bytes = segment.published_end;
-  return info;
 }
 
 void LogWriter::seal_done(const Status& status, const SegmentInfo& info) {
@@ -460,10 +314,10 @@ void LogWriter::seal_done(const Status& status, const SegmentInfo& info) {
   } else {
     std::unique_ptr<Segment> sealed = std::move(segments_.front());
     segments_.pop_front();
-    file_system_->close(sealed->made.file);
+    file_system_->close(sealed->cursor.made.file);
     sealed_lsn_ = info.last_lsn;
     ++stats_.segments_sealed;
-    stats_.bytes += info.file_bytes - sealed->end;
+    stats_.bytes += info.file_bytes - sealed->cursor.end;
     events_.sealed(info);
     serve_seal_wishes();
     maybe_seal_front();
@@ -486,8 +340,7 @@ void LogWriter::order_next_segment() {
         next_ordered_ = false;
         const Result<NewSegmentFile>& made = **outcome;
         if (made) {
-          next_ = std::make_unique<Segment>();
-          next_->made = *made;
+          adopt_next(*made);
           pump();
         } else if (active() == nullptr) {
           fail(made.status());
@@ -497,12 +350,19 @@ void LogWriter::order_next_segment() {
       });
 }
 
+void LogWriter::adopt_next(const NewSegmentFile& made) {
+  next_ = std::make_unique<Segment>();
+  next_->writer = this;
+  next_->cursor.made = made;
+  next_->cursor.group = options_.group;
+  next_->cursor.epoch = options_.epoch;
+}
+
 bool LogWriter::take_next_segment() {
   if (!next_) {
     order_next_segment();
     return false;
   }
-  next_->writer = this;
   segments_.push_back(std::move(next_));
   return true;
 }
@@ -536,7 +396,7 @@ void LogWriter::on_timer() {
   const uint64_t now = reactor_->now_ns();
   if (pending_since_ns_ != 0 && now >= pending_since_ns_ + options_.write_after_ns) {
     pending_since_ns_ = now;
-    want_durable(buffer_->head() - 1);
+    want_durable(source_->head() - 1);
   }
   if (Segment* segment = active();
       segment != nullptr && !segment->empty() && now >= segment->opened_ns + options_.seal_after_ns) {
@@ -548,7 +408,13 @@ void LogWriter::on_timer() {
 std::vector<SegmentInfo> LogWriter::unsealed() const {
   std::vector<SegmentInfo> list;
   for (const auto& segment : segments_) {
-    if (segment->synced_lsn != 0) list.push_back(describe(*segment));
+    if (segment->synced_lsn == 0) continue;
+    SegmentInfo info = segment->cursor.info();
+    info.last_lsn = segment->synced_lsn;
+    info.last_time_ns = segment->published_time_ns;
+    info.entries = info.last_lsn - info.first_lsn + 1;
+    info.file_bytes = segment->published_end;
+    list.push_back(info);
   }
   return list;
 }

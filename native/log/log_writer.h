@@ -21,8 +21,9 @@
 
 #include "format/segment.h"
 #include "io/io.h"
+#include "log/segment_file.h"
 #include "log/segment_info.h"
-#include "nvram/log_buffer.h"
+#include "format/entry_source.h"
 #include "reactor/reactor.h"
 
 namespace ep::log {
@@ -60,7 +61,7 @@ class LogWriter {
     std::function<void(const Status&)> failed;
   };
 
-  LogWriter(reactor::Reactor* reactor, io::FileSystem* file_system, nvram::LogBuffer* buffer,
+  LogWriter(reactor::Reactor* reactor, io::FileSystem* file_system, format::EntrySource* source,
             LogWriterOptions options, Events events);
   ~LogWriter();
 
@@ -93,7 +94,6 @@ class LogWriter {
   void pump();
   [[nodiscard]] bool should_cut() const;
   bool cut_batch();
-  void fill_batch(Batch* batch, Segment* segment, uint32_t entries);
   static void on_batch_written(io::Op* op, int32_t result);
   void batch_done(Batch* batch, int32_t result);
   void maybe_sync();
@@ -102,11 +102,11 @@ class LogWriter {
   void advance_durable();
   [[nodiscard]] Segment* active() const;
   void close_active(format::SealReason reason);
-  [[nodiscard]] SegmentInfo describe(const Segment& segment) const;
   void serve_seal_wishes();
   void maybe_seal_front();
   void seal_done(const Status& status, const SegmentInfo& info);
   void order_next_segment();
+  void adopt_next(const NewSegmentFile& made);
   bool take_next_segment();
   void fail(const Status& status);
   void check_quiet();
@@ -115,7 +115,7 @@ class LogWriter {
 
   reactor::Reactor* reactor_;
   io::FileSystem* file_system_;
-  nvram::LogBuffer* buffer_;
+  format::EntrySource* source_;
   LogWriterOptions options_;
   Events events_;
   LogWriterStats stats_;

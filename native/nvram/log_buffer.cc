@@ -212,7 +212,6 @@ BufferedEntry LogBuffer::at(uint64_t lsn) const {
   EP_ASSERT(lsn >= tail_lsn_ && lsn < head_lsn_);
   const uint8_t* from = slot(lsn);
   BufferedEntry found;
-  found.lsn = lsn;
   found.entry.type = static_cast<format::EntryType>(from[4]);
   found.entry.flags = from[5];
   found.entry.volume = load_le<uint16_t>(from + 6);
@@ -224,6 +223,8 @@ BufferedEntry LogBuffer::at(uint64_t lsn) const {
   found.data = data_ring_ + load_le<uint64_t>(from + 40) % data_bytes_;
   return found;
 }
+
+format::HeldEntry LogBuffer::held(uint64_t lsn) const { return at(lsn); }
 
 uint64_t LogBuffer::bytes_since(uint64_t lsn) const {
   EP_ASSERT(lsn >= tail_lsn_ && lsn <= head_lsn_);

@@ -13,7 +13,7 @@
 
 #include "base/status.h"
 #include "base/uuid.h"
-#include "format/segment.h"
+#include "format/entry_source.h"
 #include "nvram/region.h"
 
 namespace ep::nvram {
@@ -22,15 +22,12 @@ namespace ep::nvram {
 /// values are frozen.
 enum class PrimaryState : uint8_t { kPending = 0, kDone = 1, kFailed = 2 };
 
-/// An entry as the buffer holds it. `entry.address` is not used here.
-struct BufferedEntry {
-  uint64_t lsn = 0;
-  format::Entry entry;
+/// An entry as the buffer holds it, its data in the ring.
+struct BufferedEntry : format::HeldEntry {
   PrimaryState primary = PrimaryState::kPending;
-  uint8_t* data = nullptr;  // entry.payload_sectors() sectors, in the ring
 };
 
-class LogBuffer {
+class LogBuffer : public format::EntrySource {
  public:
   /// Bytes of region for a data ring of `data_bytes`.
   static uint64_t region_bytes(uint64_t data_bytes);
@@ -60,12 +57,11 @@ class LogBuffer {
 
   [[nodiscard]] uint64_t tail() const { return tail_lsn_; }
   /// One past the last entry.
-  [[nodiscard]] uint64_t head() const { return head_lsn_; }
-  [[nodiscard]] uint64_t data_bytes() const { return data_bytes_; }
+  [[nodiscard]] uint64_t head() const override { return head_lsn_; }
+  [[nodiscard]] uint64_t data_bytes() const override { return data_bytes_; }
   [[nodiscard]] uint64_t used_bytes() const { return head_position_ - tail_position_; }
   [[nodiscard]] uint32_t slots() const { return slots_; }
-  /// Bytes of data from the entry `lsn` (in [tail, head]) to the head.
-  [[nodiscard]] uint64_t bytes_since(uint64_t lsn) const;
+  [[nodiscard]] uint64_t bytes_since(uint64_t lsn) const override;
 
   /// Room for one more entry with `bytes` of data (a multiple of 512).
   [[nodiscard]] bool has_room(uint64_t bytes) const;
@@ -77,6 +73,7 @@ class LogBuffer {
 
   /// An entry in [tail, head).
   [[nodiscard]] BufferedEntry at(uint64_t lsn) const;
+  [[nodiscard]] format::HeldEntry held(uint64_t lsn) const override;
   void set_primary_state(uint64_t lsn, PrimaryState state);
   /// Frees every entry before `lsn`.
   void release_before(uint64_t lsn);

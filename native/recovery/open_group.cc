@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "recovery/open_group.h"
+
+#include <algorithm>
+
+#include "base/limits.h"
+#include "log/batch.h"
+#include "recovery/segment_scan.h"
+
+namespace ep::recovery {
+
+using format::Entry;
+using format::EntryType;
+using format::GroupRecord;
+using nvram::LogBuffer;
+using nvram::PrimaryState;
+
+namespace {
+
+class Opening {
+ public:
+  explicit Opening(const OpenInput& input) : in_(input), fs_(*input.file_system) {}
+
+  Result<OpenOutcome> run() {
+    record_ = in_.record->current();
+    EP_TRY(scan());
+    if (in_.create) {
+      if (in_.record->existed() || !segments_.empty()) {
+        return Status(Code::kAlreadyExists,
+                      "a group with UUID " + in_.group.to_string() + " exists already");
+      }
+    } else if (!in_.record->existed()) {
+      open_gap("the group record is lost");
+      // Lost LSNs are not known either; none is ever used twice.
+      record_.reserved_lsn = log_last_ + 1 + limits::kLsnReserveStep;
+      record_.epoch = last_epoch_;
+    } else if (record_.in_gap) {
+      // It was open before, and stays so until a resync heals it.
+    } else if (record_.closed_cleanly) {
+      check_clean_close();
+    } else {
+      EP_TRY(recover_unclean());
+    }
+    EP_TRY(seal_unsealed());
+    EP_TRY(begin_epoch());
+    return std::move(out_);
+  }
+
+ private:
+  /// Finds the last LSN that stands in the log without a hole before it in its epoch.
+  Status scan() {
+    auto found = scan_segments(fs_, in_.devices, in_.group);
+    if (!found) return found.status();
+    segments_ = std::move(*found);
+    for (const ScannedSegment& segment : segments_) {
+      out_.next_segment = std::max(out_.next_segment, segment.info.segment + 1);
+      if (segment.info.entries == 0) continue;
+      last_epoch_ = std::max(last_epoch_, segment.info.epoch);
+      if (segment.info.epoch == last_in_epoch_ && segment.info.first_lsn != log_last_ + 1) {
+        hole_ = true;
+      }
+      if (hole_) continue;
+      last_in_epoch_ = segment.info.epoch;
+      log_last_ = segment.info.last_lsn;
+      out_.last_time_ns = std::max(out_.last_time_ns, segment.info.last_time_ns);
+    }
+    return Status::ok();
+  }
+
+  void open_gap(const std::string& reason) {
+    record_.in_gap = true;
+    record_.gap = {};
+    record_.gap.from_lsn = log_last_;
+    record_.gap.from_ns = in_.wall_ns;
+    record_.gap.reason = reason;
+    record_.last_lsn = log_last_;
+    record_.last_time_ns = out_.last_time_ns;
+  }
+
+  void check_clean_close() {
+    out_.last_time_ns = std::max(out_.last_time_ns, record_.last_time_ns);
+    if (hole_ || log_last_ != record_.last_lsn) {
+      open_gap("the log ends at LSN " + std::to_string(log_last_) + ", but it was closed at " +
+               std::to_string(record_.last_lsn));
+      return;
+    }
+    for (const PrimaryFile& primary : in_.primaries) {
+      const auto known = std::find_if(
+          record_.primaries.begin(), record_.primaries.end(),
+          [&](const GroupRecord::Primary& p) { return p.volume == primary.volume; });
+      if (known == record_.primaries.end() || known->look != primary.look) {
+        open_gap("the primary of volume " + std::to_string(primary.volume) +
+                 " was changed while the group was closed");
+        return;
+      }
+    }
+  }
+
+  /// The last run did not close. Its log is complete when the buffer still holds everything that is
+  /// not in the segments; otherwise the primary is right and nothing is redone.
+  Status recover_unclean() {
+    LogBuffer::Found found;
+    if (in_.region != nullptr) found = LogBuffer::inspect(*in_.region, in_.group, in_.boot);
+    using Kind = LogBuffer::Found::Kind;
+    if (found.kind == Kind::kFormatting && !hole_) return Status::ok();
+    if (found.kind != Kind::kEntries ||
+        (found.epoch != record_.epoch && found.epoch != record_.epoch + 1)) {
+      open_gap("it was not closed cleanly and its log buffer is lost");
+      return Status::ok();
+    }
+    LogBuffer buffer = LogBuffer::attach(in_.region, found);
+    if (found.epoch == record_.epoch + 1) {
+      // A recovery came as far as making the next epoch's buffer: all before was safe.
+      if (buffer.head() != buffer.tail() || hole_ || log_last_ + 1 != buffer.tail()) {
+        open_gap("its log buffer does not follow its log");
+      }
+      return Status::ok();
+    }
+    // The log may be ahead of the buffer by what an interrupted recovery has read back already.
+    if (buffer.tail() > log_last_ + 1) {
+      open_gap("its log buffer holds LSN " + std::to_string(buffer.tail()) + " to " +
+               std::to_string(buffer.head()) + ", its log ends at " + std::to_string(log_last_));
+      return Status::ok();
+    }
+    EP_TRY(drop_after_hole());
+    if (buffer.head() > log_last_ + 1) EP_TRY(append_to_log(buffer, log_last_ + 1));
+    EP_TRY(redo(buffer));
+    return read_back_failed(buffer);
+  }
+
+  /// Behind a torn segment others may stand that were written ahead; the buffer has all of it.
+  Status drop_after_hole() {
+    for (size_t i = 0; i < segments_.size();) {
+      const log::SegmentInfo& info = segments_[i].info;
+      if (info.epoch != record_.epoch || info.first_lsn <= log_last_ || info.entries == 0) {
+        ++i;
+        continue;
+      }
+      if (info.sealed) {
+        return Status(Code::kCorruption, "segment " + info.path +
+                                             " is sealed, but the log before it has a hole after LSN " +
+                                             std::to_string(log_last_));
+      }
+      EP_TRY(fs_.remove(segments_[i].absolute_path));
+      segments_.erase(segments_.begin() + static_cast<ptrdiff_t>(i));
+    }
+    return Status::ok();
+  }
+
+  Status append_to_log(const LogBuffer& buffer, uint64_t from) {
+    log::BatchBytes bytes;
+    for (uint64_t lsn = from; lsn < buffer.head();) {
+      auto made = log::make_segment_file(fs_, in_.devices, out_.next_segment, in_.segment_bytes,
+                                         in_.wall_ns);
+      if (!made) return made.status();
+      ++out_.next_segment;
+      log::SegmentCursor cursor;
+      cursor.made = *made;
+      cursor.group = in_.group;
+      cursor.epoch = record_.epoch;
+      Status status = fill_segment(buffer, lsn, cursor, bytes);
+      log::SegmentInfo info = cursor.info();
+      if (status) {
+        auto size = log::seal_segment_file(fs_, made->file, cursor.directory, cursor.end,
+                                           cursor.trailer(in_.wall_ns, format::SealReason::kRecovery));
+        if (size) info.file_bytes = *size;
+        status = size.status();
+      }
+      fs_.close(made->file);
+      EP_TRY(status);
+      info.sealed = true;
+      out_.segments.push_back(info);
+      out_.entries_recovered += info.entries;
+      lsn = info.last_lsn + 1;
+      log_last_ = info.last_lsn;
+      out_.last_time_ns = std::max(out_.last_time_ns, info.last_time_ns);
+    }
+    return Status::ok();
+  }
+
+  Status fill_segment(const LogBuffer& buffer, uint64_t lsn, log::SegmentCursor& cursor,
+                      log::BatchBytes& bytes) {
+    while (lsn < buffer.head()) {
+      const log::BatchPlan plan = log::plan_batch(buffer, lsn);
+      if (!log::batch_fits(cursor, plan)) break;
+      bytes.cut(cursor, buffer, lsn, plan);
+      uint64_t offset = bytes.offset();
+      for (const iovec& part : bytes.iov()) {
+        EP_TRY(fs_.write(cursor.made.file, offset, part.iov_base, part.iov_len));
+        offset += part.iov_len;
+      }
+      lsn = cursor.last_lsn + 1;
+    }
+    return fs_.sync(cursor.made.file);
+  }
+
+  [[nodiscard]] io::FileId primary_of(uint16_t volume) const {
+    for (const PrimaryFile& primary : in_.primaries) {
+      if (primary.volume == volume) return primary.file;
+    }
+    return io::kNoFile;
+  }
+
+  /// Writes everything that the buffer holds to the primaries again, in LSN order. All of it, not
+  /// only what is not known as done: a later overlapping write must come after an earlier one.
+  Status redo(const LogBuffer& buffer) {
+    for (uint64_t lsn = buffer.tail(); lsn < buffer.head(); ++lsn) {
+      const nvram::BufferedEntry at = buffer.at(lsn);
+      const io::FileId file = primary_of(at.entry.volume);
+      if (at.primary == PrimaryState::kFailed || file == io::kNoFile) continue;
+      const uint64_t offset = at.entry.sector * kSectorBytes;
+      const uint64_t bytes = uint64_t{at.entry.sectors} * kSectorBytes;
+      if (at.entry.type == EntryType::kWrite) {
+        EP_TRY(fs_.write(file, offset, at.data, bytes));
+      } else if (at.entry.type == EntryType::kDiscard || at.entry.type == EntryType::kWriteZeroes) {
+        EP_TRY(fs_.zero(file, offset, bytes));
+      } else {
+        continue;
+      }
+      ++out_.writes_redone;
+    }
+    for (const PrimaryFile& primary : in_.primaries) EP_TRY(fs_.sync(primary.file));
+    return Status::ok();
+  }
+
+  /// Writes that the primary had refused before the crash, and whose range was perhaps not read back
+  /// yet: history gets what the primary really holds [0044]. The buffer keeps what it has until the
+  /// next epoch begins, so that a crash in here starts it all over.
+  Status read_back_failed(const LogBuffer& buffer) {
+    for (uint64_t lsn = buffer.tail(); lsn < buffer.head(); ++lsn) {
+      const nvram::BufferedEntry at = buffer.at(lsn);
+      const io::FileId file = primary_of(at.entry.volume);
+      if (at.primary != PrimaryState::kFailed || file == io::kNoFile) continue;
+      EP_TRY(read_back(file, at.entry));
+    }
+    return Status::ok();
+  }
+
+  Status read_back(io::FileId file, const Entry& failed) {
+    nvram::MemoryRegion region(LogBuffer::region_bytes(limits::kBufferDataBytesMin));
+    LogBuffer found =
+        LogBuffer::format(&region, in_.group, in_.boot, record_.epoch, log_last_ + 1);
+    constexpr uint32_t kStepSectors = 2048;
+    for (uint32_t done = 0; done < failed.sectors; done += kStepSectors) {
+      Entry entry;
+      entry.volume = failed.volume;
+      entry.sector = failed.sector + done;
+      entry.sectors = std::min(kStepSectors, failed.sectors - done);
+      entry.time_ns = ++out_.last_time_ns;
+      const uint64_t bytes = uint64_t{entry.sectors} * kSectorBytes;
+      uint8_t* data = found.next_data(bytes);
+      size_t got = 0;
+      if (fs_.read(file, entry.sector * kSectorBytes, data, bytes, &got)) {
+        entry.type = EntryType::kWrite;
+        entry.flags = format::kEntryFlagResync;
+        entry.data_crc = crc32(data, bytes);
+      } else {
+        entry.type = EntryType::kUnknown;
+      }
+      if (found.head() >= record_.reserved_lsn) {
+        return Status(Code::kNoSpace, "no log sequence numbers are left for the recovery");
+      }
+      const uint64_t lsn = found.append(entry, PrimaryState::kDone);
+      EP_TRY(append_to_log(found, lsn));
+      found.release_before(found.head());
+      ++out_.ranges_read_back;
+    }
+    return Status::ok();
+  }
+
+  Status seal_unsealed() {
+    for (ScannedSegment& segment : segments_) {
+      if (segment.info.entries == 0) {
+        EP_TRY(fs_.remove(segment.absolute_path));
+        continue;
+      }
+      if (!segment.info.sealed) EP_TRY(seal_scanned(fs_, segment, in_.wall_ns));
+      out_.segments.push_back(segment.info);
+    }
+    std::sort(out_.segments.begin(), out_.segments.end(),
+              [](const log::SegmentInfo& a, const log::SegmentInfo& b) { return a.segment < b.segment; });
+    return Status::ok();
+  }
+
+  /// Buffer first, record second: a crash between the two finds an empty buffer of the next epoch.
+  Status begin_epoch() {
+    out_.epoch = std::max(record_.epoch, last_epoch_) + 1;
+    record_.group = in_.group;
+    if (record_.in_gap) {
+      out_.next_lsn = std::max({record_.reserved_lsn, log_last_ + 1});
+      record_.reserved_lsn = out_.next_lsn;
+    } else {
+      // The log was complete, so no LSN was lost and the count goes on without a hole.
+      out_.next_lsn = log_last_ + 1;
+      if (in_.region == nullptr) return Status(Code::kNoSpace, "there is no log buffer to write to");
+      out_.buffer =
+          LogBuffer::format(in_.region, in_.group, in_.boot, out_.epoch, out_.next_lsn);
+      record_.reserved_lsn =
+          std::max(record_.reserved_lsn, out_.next_lsn + limits::kLsnReserveStep);
+    }
+    record_.epoch = out_.epoch;
+    record_.closed_cleanly = false;
+    record_.primaries.clear();
+    return in_.record->save(record_);
+  }
+
+  const OpenInput& in_;
+  io::FileSystem& fs_;
+  OpenOutcome out_;
+  GroupRecord record_;
+  std::vector<ScannedSegment> segments_;
+  uint64_t log_last_ = 0;
+  uint64_t last_in_epoch_ = 0;
+  uint64_t last_epoch_ = 0;
+  bool hole_ = false;
+};
+
+}  // namespace
+
+Result<OpenOutcome> open_group(const OpenInput& input) { return Opening(input).run(); }
+
+}  // namespace ep::recovery

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "recovery/segment_scan.h"
+
+#include <algorithm>
+
+namespace ep::recovery {
+
+using format::BatchHeader;
+using log::SegmentInfo;
+
+namespace {
+
+Status read_exactly(io::FileSystem& file_system, io::FileId file, uint64_t offset,
+                    std::vector<uint8_t>& to, size_t size) {
+  to.resize(size);
+  size_t got = 0;
+  EP_TRY(file_system.read(file, offset, to.data(), size, &got));
+  if (got != size) return Status(Code::kCorruption, "file ends early");
+  return Status::ok();
+}
+
+bool read_trailer(io::FileSystem& file_system, io::FileId file, uint64_t file_bytes,
+                  const format::SegmentHeader& header, ScannedSegment& segment) {
+  if (file_bytes < format::kSegmentHeaderBytes + format::kSegmentTrailerBytes) return false;
+  std::vector<uint8_t> page;
+  const uint64_t at = file_bytes - format::kSegmentTrailerBytes;
+  if (!read_exactly(file_system, file, at, page, format::kSegmentTrailerBytes)) return false;
+  const auto trailer = format::decode_segment_trailer(page);
+  if (!trailer || trailer->group != header.group || trailer->segment != header.segment ||
+      trailer->epoch != header.epoch || trailer->first_lsn != header.first_lsn) {
+    return false;
+  }
+  SegmentInfo& info = segment.info;
+  info.last_lsn = trailer->last_lsn;
+  info.first_time_ns = trailer->first_time_ns;
+  info.last_time_ns = trailer->last_time_ns;
+  info.entries = trailer->entries;
+  info.data_bytes = trailer->data_bytes;
+  info.sealed = true;
+  return true;
+}
+
+/// Reads and checks the batch at cursor.end; false when there is no good one.
+bool scan_batch(io::FileSystem& file_system, io::FileId file, uint64_t file_bytes,
+                log::SegmentCursor& cursor) {
+  std::vector<uint8_t> bytes;
+  if (cursor.end + format::kBatchHeaderBytes > file_bytes ||
+      !read_exactly(file_system, file, cursor.end, bytes, format::kBatchHeaderBytes)) {
+    return false;
+  }
+  const auto header = format::decode_batch_header(bytes);
+  const uint64_t next_lsn = cursor.empty() ? cursor.first_lsn : cursor.last_lsn + 1;
+  if (!header || header->group != cursor.group || header->segment != cursor.made.number ||
+      header->epoch != cursor.epoch || header->chain != cursor.chain ||
+      header->batch != cursor.directory.size() || header->first_lsn != next_lsn ||
+      cursor.end + header->bytes() > file_bytes) {
+    return false;
+  }
+  if (!read_exactly(file_system, file, cursor.end, bytes, header->bytes()) ||
+      !format::check_batch_table(*header, bytes)) {
+    return false;
+  }
+  uint64_t address = header->data_sector;
+  uint64_t first_time = 0;
+  uint64_t last_time = 0;
+  for (uint32_t i = 0; i < header->entries; ++i) {
+    const auto entry = format::decode_entry(bytes.data() + format::kBatchHeaderBytes +
+                                            uint64_t{i} * format::kEntryBytes);
+    if (!entry) return false;
+    if (i == 0) first_time = entry->time_ns;
+    last_time = entry->time_ns;
+    const uint64_t sectors = entry->payload_sectors();
+    if (sectors == 0) continue;
+    const uint64_t offset = address * kSectorBytes - cursor.end;
+    if (entry->address != address || offset + sectors * kSectorBytes > bytes.size() ||
+        crc32(bytes.data() + offset, sectors * kSectorBytes) != entry->data_crc) {
+      return false;
+    }
+    address += sectors;
+  }
+  if (cursor.empty()) cursor.first_time_ns = first_time;
+  cursor.last_time_ns = last_time;
+  cursor.chain = header->crc;
+  cursor.directory.push_back({static_cast<uint32_t>(cursor.end / kPageBytes), header->entries,
+                              header->crc, static_cast<uint32_t>(next_lsn - cursor.first_lsn)});
+  cursor.end += header->bytes();
+  cursor.data_bytes += uint64_t{header->data_sectors} * kSectorBytes;
+  cursor.last_lsn = next_lsn + header->entries - 1;
+  return true;
+}
+
+/// False when the file is not a segment of the group.
+Result<bool> scan_file(io::FileSystem& file_system, const Uuid& group, ScannedSegment& segment) {
+  // Under its lock: what a killed process still has in flight on this file ends first (design 4).
+  auto file = file_system.open(segment.absolute_path, {.read_only = true, .lock = true});
+  if (!file) return file.status();
+  const auto info = file_system.info(*file);
+  std::vector<uint8_t> page;
+  bool ours = false;
+  if (info && info->size >= format::kSegmentHeaderBytes &&
+      read_exactly(file_system, *file, 0, page, format::kSegmentHeaderBytes)) {
+    uint32_t crc = 0;
+    const auto header = format::decode_segment_header(page, &crc);
+    if (header && header->group == group && header->segment == segment.info.segment) {
+      ours = true;
+      segment.info.epoch = header->epoch;
+      segment.info.first_lsn = header->first_lsn;
+      segment.info.last_lsn = header->first_lsn - 1;
+      segment.info.file_bytes = info->size;
+      if (!read_trailer(file_system, *file, info->size, *header, segment)) {
+        log::SegmentCursor& cursor = segment.cursor;
+        cursor.made = {io::kNoFile, segment.device, segment.absolute_path, header->segment,
+                       header->created_ns, header->capacity_bytes};
+        cursor.group = group;
+        cursor.epoch = header->epoch;
+        cursor.chain = crc;
+        cursor.end = format::kSegmentHeaderBytes;
+        cursor.first_lsn = header->first_lsn;
+        while (scan_batch(file_system, *file, info->size, cursor)) {
+        }
+        if (!cursor.empty()) segment.info = cursor.info();
+      }
+    } else if (header.status().code() == Code::kUnsupported) {
+      file_system.close(*file);
+      return Status(Code::kUnsupported, segment.absolute_path + ": " + header.status().message());
+    } else if (!header && std::all_of(page.begin(), page.end(), [](uint8_t b) { return b == 0; })) {
+      // Allocated ahead and never used.
+      ours = true;
+    }
+  } else if (info && info->size == 0) {
+    ours = true;
+  }
+  file_system.close(*file);
+  return ours;
+}
+
+}  // namespace
+
+Result<std::vector<ScannedSegment>> scan_segments(io::FileSystem& file_system,
+                                                  const std::vector<log::DeviceFolder>& devices,
+                                                  const Uuid& group) {
+  std::vector<ScannedSegment> found;
+  for (const log::DeviceFolder& device : devices) {
+    const std::string log_folder = device.folder + "/log";
+    const auto days = file_system.list(log_folder);
+    if (!days) {
+      if (days.status().code() == Code::kNotFound) continue;
+      return days.status();
+    }
+    for (const std::string& day : *days) {
+      const auto names = file_system.list(log_folder + "/" + day);
+      if (!names) continue;  // not a folder
+      for (const std::string& name : *names) {
+        const auto number = format::parse_segment_name(name);
+        if (!number) continue;
+        ScannedSegment segment;
+        segment.device = &device;
+        segment.absolute_path = log_folder + "/" + day + "/" + name;
+        segment.info.segment = *number;
+        segment.info.device = device.device;
+        segment.info.path = log::path_below_device(device, segment.absolute_path);
+        const auto ours = scan_file(file_system, group, segment);
+        if (!ours) return ours.status();
+        if (*ours) found.push_back(std::move(segment));
+      }
+    }
+  }
+  std::sort(found.begin(), found.end(), [](const ScannedSegment& a, const ScannedSegment& b) {
+    return a.info.segment < b.info.segment;
+  });
+  return found;
+}
+
+Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64_t wall_ns) {
+  auto file = file_system.open(segment.absolute_path, {.lock = true});
+  if (!file) return file.status();
+  const auto size = log::seal_segment_file(
+      file_system, *file, segment.cursor.directory, segment.cursor.end,
+      segment.cursor.trailer(wall_ns, format::SealReason::kRecovery));
+  file_system.close(*file);
+  if (!size) return size.status();
+  segment.info.file_bytes = *size;
+  segment.info.sealed = true;
+  return Status::ok();
+}
+
+}  // namespace ep::recovery
