@@ -92,8 +92,14 @@ class DataPlaneObject : public Napi::ObjectWrap<DataPlaneObject> {
       throw Napi::TypeError::New(env, "onEvent must be a function");
     }
     events_ = std::make_shared<Events>();
+    // An environment that ends (exit, a worker's end) frees the function before this object's
+    // destructor runs: the finalizer says so, or close() would release freed memory and hang.
     events_->function = Napi::ThreadSafeFunction::New(
-        env, options.Get("onEvent").As<Napi::Function>(), "everpoint events", 0, 1);
+        env, options.Get("onEvent").As<Napi::Function>(), "everpoint events", 0, 1,
+        [sink = events_](Napi::Env) {
+          const std::lock_guard lock(sink->mutex);
+          sink->open = false;
+        });
     // Events alone keep no process alive.
     events_->function.Unref(env);
     volume::DataPlaneEvents events;

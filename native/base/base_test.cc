@@ -25,11 +25,16 @@ TEST(Status, ErrnosBecomeCodesAndKeepTheOperation) {
   const struct {
     int error;
     Code code;
-  } cases[] = {{ENOENT, Code::kNotFound},     {ENOSPC, Code::kNoSpace},
-               {EDQUOT, Code::kNoSpace},      {EEXIST, Code::kAlreadyExists},
-               {EBUSY, Code::kBusy},          {EINVAL, Code::kInvalidArgument},
-               {EOPNOTSUPP, Code::kUnsupported}, {ECANCELED, Code::kCancelled},
-               {EIO, Code::kIoError},         {EACCES, Code::kIoError}};
+  } cases[] = {{ENOENT, Code::kNotFound},
+               {ENOSPC, Code::kNoSpace},
+               {EDQUOT, Code::kNoSpace},
+               {EEXIST, Code::kAlreadyExists},
+               {EBUSY, Code::kBusy},
+               {EINVAL, Code::kInvalidArgument},
+               {EOPNOTSUPP, Code::kUnsupported},
+               {ECANCELED, Code::kCancelled},
+               {EIO, Code::kIoError},
+               {EACCES, Code::kIoError}};
   for (const auto& one : cases) {
     const Status status = Status::from_errno(one.error, "open /a/b");
     EXPECT_EQ(status.code(), one.code) << one.error;
@@ -121,9 +126,10 @@ TEST(Uuid, TextAndBack) {
 
 TEST(Uuid, RefusesWhatIsNone) {
   for (const char* text :
-       {"", "00112233", "00112233-4455-6677-8899-aabbccddeef", "00112233-4455-6677-8899-aabbccddeefff",
-        "00112233x4455-6677-8899-aabbccddeeff", "g0112233-4455-6677-8899-aabbccddeeff",
-        "0011223-34455-6677-8899-aabbccddeeff", "{0112233-4455-6677-8899-aabbccddeef}"}) {
+       {"", "00112233", "00112233-4455-6677-8899-aabbccddeef",
+        "00112233-4455-6677-8899-aabbccddeefff", "00112233x4455-6677-8899-aabbccddeeff",
+        "g0112233-4455-6677-8899-aabbccddeeff", "0011223-34455-6677-8899-aabbccddeeff",
+        "{0112233-4455-6677-8899-aabbccddeef}"}) {
     EXPECT_EQ(Uuid::parse(text).status().code(), Code::kInvalidArgument) << text;
   }
 }

@@ -43,7 +43,13 @@ struct Op {
   void (*on_complete)(Op* op, int32_t result) = nullptr;
   void* owner = nullptr;
   Op* next = nullptr;            // the engine's own while submitted
+  /// The file lives in memory (FileInfo::in_memory) and the request is a small read or write, or a
+  /// sync: nothing waits for a device, and it may be done on the spot in the next reap. The kernel
+  /// would hand it to a worker thread, which costs several times the copy.
+  bool immediate = false;
 };
+/// Larger copies are better left to another core.
+constexpr uint64_t kImmediateBytesMax = 64 * 1024;
 
 /// Readiness of a descriptor (kick eventfds, sockets): level of readability, reported again and
 /// again until cancelled. Only real descriptors can be watched; a simulation has none.
@@ -94,6 +100,7 @@ struct OpenOptions {
 struct FileInfo {
   uint64_t size = 0;               // bytes; of the device for a block device
   bool is_block_device = false;
+  bool in_memory = false;          // on tmpfs
   bool direct = false;             // O_DIRECT is in force
   uint32_t memory_alignment = 1;   // of buffers and …
   uint32_t offset_alignment = 1;   // … of offsets and lengths, for direct I/O

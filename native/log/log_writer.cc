@@ -168,6 +168,8 @@ bool LogWriter::cut_batch() {
   batch->op.iov_count = static_cast<uint32_t>(batch->bytes.iov().size());
   batch->op.on_complete = on_batch_written;
   batch->op.owner = batch;
+  batch->op.immediate =
+      segment->cursor.made.in_memory && batch->bytes.size() <= io::kImmediateBytesMax;
   ++stats_.batches;
   stats_.bytes += batch->bytes.size();
   reactor_->engine().submit(&batch->op);
@@ -218,6 +220,7 @@ void LogWriter::maybe_sync() {
     segment->sync_op.file = segment->cursor.made.file;
     segment->sync_op.on_complete = on_synced;
     segment->sync_op.owner = segment.get();
+    segment->sync_op.immediate = segment->cursor.made.in_memory;
     ++syncs_running_;
     ++stats_.syncs;
     reactor_->engine().submit(&segment->sync_op);

@@ -41,6 +41,7 @@ Result<NewSegmentFile> make_on_device(io::FileSystem& file_system, const DeviceF
     if (!file) return file.status();
   }
   made.file = *file;
+  made.in_memory = info && info->in_memory;
   Status status = file_system.allocate(made.file, 0, bytes);
   if (status) status = file_system.sync(made.file);
   if (status) status = file_system.sync_directory(day);

@@ -22,6 +22,7 @@ struct NewSegmentFile {
   uint64_t number = 0;
   uint64_t created_ns = 0;
   uint64_t capacity_bytes = 0;
+  bool in_memory = false;
 };
 
 /// Makes and allocates a segment on the first device with room; its header is not written yet. The

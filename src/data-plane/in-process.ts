@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import * as fs from 'node:fs';
+import * as fsp from 'node:fs/promises';
+import * as path from 'node:path';
+
+import { EverpointError, toEverpointError } from '../common/errors.js';
+import { ensureFolder } from '../common/files.js';
+import { Creation } from './creation.js';
+import { type DefinitionPhase, DefinitionStore } from './definitions.js';
+import { failedStatus, OPENING_REASON, unknownDefinition } from './group-status.js';
+import { openNative } from './native.js';
+import type { NativeAddon, NativeDataPlane, NativeFaults } from './native-types.js';
+import { definitionsDir, nativeDir } from './paths.js';
+import type {
+  DataPlaneEvent,
+  DataPlaneInfo,
+  DataPlanePort,
+  GroupChange,
+  GroupDefinition,
+  GroupStatus,
+  MarkerRequest,
+  MarkerResult,
+  SegmentInfo,
+} from './port.js';
+import { checkChange, checkDefinition, checkGroupId, checkMarker } from './validate.js';
+
+export interface InProcessOptions {
+  /** The state folder; definitions and the addon's files lie below it. */
+  readonly state: string;
+  readonly addon: NativeAddon;
+  /** Default 1. */
+  readonly reactors?: number | undefined;
+  readonly faults?: NativeFaults | undefined;
+  readonly log?: DataPlaneLog | undefined;
+}
+
+/** What is used of pino. */
+export interface DataPlaneLog {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+/** One group as this class knows it. */
+interface Group {
+  readonly id: string;
+  /** Nothing when its file is damaged. */
+  definition: GroupDefinition | undefined;
+  state: 'opening' | 'open' | 'failed';
+  error: EverpointError | undefined;
+  /** The changes to one group run one after the other; this one is the last. */
+  turn: Promise<unknown>;
+}
+
+/**
+ * The data plane in this process: the addon, and the definitions it is opened with. The constructor
+ * starts the reactors; `start` opens every stored group, and a group that does not open neither
+ * stops the others nor disappears.
+ */
+export class InProcessDataPlane implements DataPlanePort {
+  private readonly groups = new Map<string, Group>();
+  private readonly listeners = new Set<(event: DataPlaneEvent) => void>();
+  private readonly native: NativeDataPlane;
+  private readonly store: DefinitionStore;
+  private readonly startedAt = process.hrtime.bigint();
+  private readonly reactors: number;
+  private closing: Promise<void> | undefined;
+
+  constructor(private readonly options: InProcessOptions) {
+    this.reactors = options.reactors ?? 1;
+    this.store = new DefinitionStore(definitionsDir(options.state));
+    // The addon makes its own folders below this one.
+    fs.mkdirSync(nativeDir(options.state), { recursive: true, mode: 0o700 });
+    this.native = openNative(options.addon, {
+      stateDir: nativeDir(options.state),
+      reactors: this.reactors,
+      onEvent: (event) => {
+        this.emit(event);
+      },
+      ...(options.faults === undefined ? {} : { faults: options.faults }),
+    });
+  }
+
+  /**
+   * Reads the definitions and begins to open the groups. When it answers, every stored group is
+   * listed (as opening, if need be); `opened` answers when each was tried.
+   */
+  async start(): Promise<{ opened: Promise<void> }> {
+    await ensureFolder(nativeDir(this.options.state), 0o700);
+    const work: Promise<unknown>[] = [];
+    for (const stored of await this.store.load()) {
+      const group = this.add(stored.id, 'definition' in stored ? stored.definition : undefined);
+      if ('error' in stored) this.fail(group, stored.error);
+      else if (stored.phase === 'deleting') {
+        work.push(this.inTurn(group, () => this.finishDelete(group)));
+      } else work.push(this.inTurn(group, () => this.open(group, stored.phase)));
+    }
+    return { opened: Promise.allSettled(work).then(() => undefined) };
+  }
+
+  async info(): Promise<DataPlaneInfo> {
+    return {
+      version: this.options.addon.version(),
+      pid: process.pid,
+      uptimeSeconds: Number((process.hrtime.bigint() - this.startedAt) / 1_000_000n) / 1000,
+      reactors: this.reactors,
+      build: this.options.addon.build(),
+      notes: this.native.notes(),
+    };
+  }
+
+  async listGroups(): Promise<GroupStatus[]> {
+    return Promise.all([...this.groups.values()].map((group) => this.statusOf(group)));
+  }
+
+  async groupStatus(id: string): Promise<GroupStatus> {
+    return this.statusOf(this.find(id));
+  }
+
+  async createGroup(wanted: GroupDefinition): Promise<GroupStatus> {
+    this.refuseWhileClosing('create group');
+    const definition = checkDefinition(wanted);
+    const taken = [...this.groups.values()].find(
+      (group) => group.id === definition.id || group.definition?.name === definition.name,
+    );
+    if (taken !== undefined) {
+      throw new EverpointError(
+        'ALREADY_EXISTS',
+        `a group with the ${taken.id === definition.id ? 'id' : 'name'} of ${definition.name} exists already`,
+        { operation: 'create group' },
+      );
+    }
+    const group = this.add(definition.id, definition);
+    return this.inTurn(group, async () => {
+      try {
+        await this.create(group, definition);
+      } catch (error) {
+        this.groups.delete(group.id);
+        throw error;
+      }
+      return this.statusOf(group);
+    });
+  }
+
+  async updateGroup(id: string, wanted: GroupChange): Promise<GroupStatus> {
+    this.refuseWhileClosing('change group');
+    const change = checkChange(wanted);
+    const group = this.find(id);
+    return this.inTurn(group, async () => {
+      const before = this.definitionOf(group, 'change group');
+      const after = checkDefinition({ ...before, ...change });
+      // The file first: what was answered as changed stays so over a crash.
+      await this.store.write(after, 'live');
+      if (group.state === 'open') {
+        try {
+          // All of them: the addon has no difference between absent and unchanged.
+          const { name, ack, flush, onLogPressure, throttleMaxMs } = after;
+          const whole = { name, ack, flush, onLogPressure, throttleMaxMs };
+          await this.native.updateGroup(group.id, whole);
+        } catch (error) {
+          await this.store.write(before, 'live');
+          throw error;
+        }
+      }
+      group.definition = after;
+      return this.statusOf(group);
+    });
+  }
+
+  async reopenGroup(id: string): Promise<GroupStatus> {
+    this.refuseWhileClosing('reopen group');
+    const group = this.find(id);
+    return this.inTurn(group, async () => {
+      if (group.state !== 'open') {
+        // The file may have been put right since; it is what the next start would read.
+        const stored = await this.store.read(group.id);
+        if ('error' in stored) {
+          this.fail(group, stored.error);
+          throw stored.error;
+        }
+        group.definition = stored.definition;
+        await this.open(group, stored.phase);
+        if (group.error !== undefined) throw group.error;
+      }
+      return this.statusOf(group);
+    });
+  }
+
+  async deleteGroup(id: string, options: { force?: boolean }): Promise<void> {
+    this.refuseWhileClosing('delete group');
+    const group = this.find(id);
+    await this.inTurn(group, async () => {
+      if (group.state === 'open' && options.force !== true) await this.refuseConnected(group);
+      if (group.definition !== undefined) {
+        const definition = withoutCreate(group.definition);
+        await this.store.write(definition, 'deleting');
+      }
+      await this.finishDelete(group);
+      if (group.error !== undefined) throw group.error;
+    });
+  }
+
+  async addMarker(id: string, wanted: MarkerRequest): Promise<MarkerResult> {
+    const marker = checkMarker(wanted);
+    return this.native.addMarker(this.findOpen(id, 'add marker').id, marker);
+  }
+
+  async syncLog(id: string): Promise<{ durableLsn: number }> {
+    return this.native.syncLog(this.findOpen(id, 'sync log').id);
+  }
+
+  async seal(id: string): Promise<{ sealedLsn: number }> {
+    return this.native.seal(this.findOpen(id, 'seal segment').id);
+  }
+
+  async listSegments(id: string, after: number): Promise<SegmentInfo[]> {
+    if (!Number.isSafeInteger(after)) {
+      throw new EverpointError('INVALID_ARGUMENT', '`after` must be a whole number', {
+        operation: 'list segments',
+      });
+    }
+    return this.native.listSegments(this.findOpen(id, 'list segments').id, after);
+  }
+
+  /** The second call waits for the first. What is being opened or changed is let finish. */
+  shutdown(): Promise<void> {
+    this.closing ??= (async () => {
+      await Promise.allSettled([...this.groups.values()].map((group) => group.turn));
+      await this.native.close();
+    })();
+    return this.closing;
+  }
+
+  onEvent(listener: (event: DataPlaneEvent) => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  private emit(event: DataPlaneEvent): void {
+    for (const listener of this.listeners) listener(event);
+  }
+
+  private add(id: string, definition: GroupDefinition | undefined): Group {
+    const group: Group = {
+      id,
+      definition,
+      state: 'opening',
+      error: undefined,
+      turn: Promise.resolve(),
+    };
+    this.groups.set(id, group);
+    return group;
+  }
+
+  private inTurn<T>(group: Group, run: () => Promise<T>): Promise<T> {
+    const next = group.turn.then(() => {
+      if (this.groups.get(group.id) !== group) throw noGroup(group.id);
+      return run();
+    });
+    group.turn = next.catch(() => undefined);
+    return next;
+  }
+
+  private async create(group: Group, definition: GroupDefinition): Promise<void> {
+    const creation = new Creation(definition);
+    await creation.check();
+    await this.store.write(definition, 'creating');
+    try {
+      await this.native.openGroup(definition, { create: true });
+    } catch (error) {
+      await this.undoCreate(group, creation, error);
+      throw error;
+    }
+    group.definition = withoutCreate(definition);
+    await this.store.write(group.definition, 'live');
+    group.state = 'open';
+    this.log('info', group, 'group created');
+  }
+
+  private async undoCreate(group: Group, creation: Creation, reason: unknown): Promise<void> {
+    // Each step for itself: one that fails must not keep the others from being done.
+    const steps = [
+      () => this.forgetNative(group.id),
+      () => creation.undo(reason),
+      () => this.store.remove(group.id),
+    ];
+    for (const step of steps) {
+      await step().catch((error: unknown) => {
+        this.log('error', group, `roll-back of a failed creation: ${(error as Error).message}`);
+      });
+    }
+  }
+
+  /** Ends with the group open or failed; it does not throw. */
+  private async open(group: Group, phase: DefinitionPhase): Promise<void> {
+    const definition = group.definition;
+    if (definition === undefined) return;
+    group.state = 'opening';
+    try {
+      await this.openStored(definition, phase);
+      group.definition = withoutCreate(definition);
+      if (phase !== 'live') await this.store.write(group.definition, 'live');
+      group.state = 'open';
+      group.error = undefined;
+      this.log('info', group, 'group opened');
+      const status = await this.statusOf(group);
+      this.emit({ kind: 'state', group: group.id, state: status.state, reason: status.reason });
+    } catch (error) {
+      this.fail(group, toEverpointError(error, 'open group'));
+    }
+  }
+
+  private async openStored(definition: GroupDefinition, phase: DefinitionPhase): Promise<void> {
+    try {
+      await this.native.openGroup(withoutCreate(definition), { create: false });
+    } catch (error) {
+      // A creation that a crash cut off before the addon had anything of the group.
+      if (phase !== 'creating' || (error as EverpointError).code !== 'NOT_FOUND') throw error;
+      await this.native.openGroup(definition, { create: true });
+    }
+  }
+
+  private fail(group: Group, error: EverpointError): void {
+    group.state = 'failed';
+    group.error = error;
+    this.log('error', group, `group is not open: ${error.message}`);
+    this.emit({ kind: 'state', group: group.id, state: 'failed', reason: reasonOf(error) });
+  }
+
+  private async finishDelete(group: Group): Promise<void> {
+    try {
+      await this.forgetNative(group.id);
+      await this.store.remove(group.id);
+      this.groups.delete(group.id);
+      group.error = undefined;
+      this.log('info', group, 'group deleted');
+    } catch (error) {
+      // It stays, as failed: deleting it again, or the next start, takes up where this ended.
+      this.fail(group, toEverpointError(error, 'delete group'));
+    }
+  }
+
+  /** Closes the group if it is open, and removes what the addon keeps of it in any case. */
+  private async forgetNative(id: string): Promise<void> {
+    try {
+      await this.native.closeGroup(id, { forget: true });
+    } catch (error) {
+      if ((error as EverpointError).code !== 'NOT_FOUND') throw error;
+    }
+    await fsp.rm(path.join(nativeDir(this.options.state), id), { recursive: true, force: true });
+  }
+
+  private async refuseConnected(group: Group): Promise<void> {
+    const status = await this.native.status(group.id);
+    const connected = status.volumes
+      .filter((volume) => volume.exports.some((one) => one.connected))
+      .map((volume) => volume.name);
+    if (connected.length === 0) return;
+    throw new EverpointError('BUSY', `a front-end is connected to ${connected.join(', ')}`, {
+      operation: 'delete group',
+      retryable: false,
+      hint: 'stop the guest, or force it',
+    });
+  }
+
+  private async statusOf(group: Group): Promise<GroupStatus> {
+    const definition = group.definition ?? unknownDefinition(group.id);
+    if (group.state === 'opening') return failedStatus(definition, OPENING_REASON);
+    if (group.state === 'failed') {
+      return failedStatus(definition, group.error ? reasonOf(group.error) : 'not open');
+    }
+    try {
+      // The definition on disk is the truth; the addon has no use for its last change of name.
+      return { ...(await this.native.status(group.id)), name: definition.name, definition };
+    } catch (error) {
+      return failedStatus(definition, `its state cannot be read: ${(error as Error).message}`);
+    }
+  }
+
+  private find(id: string): Group {
+    const group = this.groups.get(checkGroupId(id));
+    if (group === undefined) throw noGroup(id);
+    return group;
+  }
+
+  private findOpen(id: string, operation: string): Group {
+    this.refuseWhileClosing(operation);
+    const group = this.find(id);
+    if (group.state === 'open') return group;
+    const why = group.error === undefined ? OPENING_REASON : reasonOf(group.error);
+    throw new EverpointError('BUSY', `group ${group.definition?.name ?? id} is not open: ${why}`, {
+      operation,
+      retryable: group.state === 'opening',
+      cause: group.error,
+      hint: group.error?.hint,
+    });
+  }
+
+  private definitionOf(group: Group, operation: string): GroupDefinition {
+    if (group.definition !== undefined) return group.definition;
+    throw new EverpointError('CORRUPTION', group.error?.message ?? 'the definition is damaged', {
+      operation,
+      file: this.store.fileOf(group.id),
+      hint: group.error?.hint,
+    });
+  }
+
+  private refuseWhileClosing(operation: string): void {
+    if (this.closing === undefined) return;
+    throw new EverpointError('BUSY', 'the data plane is closing', { operation });
+  }
+
+  private log(level: 'info' | 'warn' | 'error', group: Group, message: string): void {
+    this.options.log?.[level]({ group: group.id, name: group.definition?.name }, message);
+  }
+}
+
+function noGroup(id: string): EverpointError {
+  return new EverpointError('NOT_FOUND', `the data plane has no group ${id}`, {
+    operation: 'find group',
+  });
+}
+
+function reasonOf(error: EverpointError): string {
+  return error.hint === undefined ? error.message : `${error.message} (${error.hint})`;
+}
+
+/** Primaries are made once; the stored definition of a live group never asks for it. */
+function withoutCreate(definition: GroupDefinition): GroupDefinition {
+  return {
+    ...definition,
+    volumes: definition.volumes.map((volume) => {
+      const { create: _, ...primary } = volume.primary;
+      return { ...volume, primary };
+    }),
+  };
+}

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+import { readdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { type BeforeApplicationShutdown, Inject, Injectable, Logger } from '@nestjs/common';
+import { errnoOf, EverpointError } from '../common/errors.js';
+import { ensureFolder, syncFolder } from '../common/files.js';
+import { formatTime } from '../common/time.js';
+import type { DataPlanePort, GapInfo } from '../data-plane/port.js';
+import { DATA_PLANE } from '../events/data-plane-events.js';
+import { EventBus } from '../events/event-bus.js';
+import { GroupService } from '../groups/group.service.js';
+import { ManifestStore } from '../groups/manifest-store.js';
+import { Serial } from '../groups/serial.js';
+import type { Group } from '../groups/stored-group.js';
+import type { SegmentSummary } from '../maps/build.js';
+import { mapPath, mapRelativePath } from '../maps/manifest.js';
+import {
+  type GapRecord,
+  type ManifestRecord,
+  type ManifestState,
+  type MapRecord,
+  type SegmentRecord,
+  volumesAt,
+} from '../maps/manifest-records.js';
+import type { MapHeader } from '../maps/map-format.js';
+import { groupFolder } from '../maps/segment/folder.js';
+import { MetricsService } from '../metrics/metrics.service.js';
+import { WorkerPool } from '../workers/pool.js';
+import { deviceRoot, type LogSegment, LogView } from './log-view.js';
+import { recordsOfLabels } from './labels.js';
+
+/** Events are hints; this is how often the keeper looks for itself. */
+const LOOK_INTERVAL_MS = 5_000;
+/** After a failed pass a group is left alone for so long, twice as long each time, up to the maximum. */
+const RETRY_MS = 5_000;
+const RETRY_MS_MAX = 300_000;
+/** Everything from one segment. */
+const LEVEL_ZERO_CLASS = 0;
+
+interface Trouble {
+  error: Error;
+  waitMs: number;
+  until: number;
+}
+
+/**
+ * Has a map made for every sealed segment and commits it to the group's manifest. It compares what is
+ * sealed with what is mapped on every `sealed` event, at start and every few seconds, so a missed
+ * event or an end of the service at any step costs time only:
+ * - a map file without its record in the manifest was never announced: it is removed and made again;
+ * - segment, map, markers and geometry of one segment are one commit.
+ * Segments of one group are mapped in order, as each map names the one before it.
+ */
+@Injectable()
+export class MapKeeper implements BeforeApplicationShutdown {
+  private readonly logger = new Logger(MapKeeper.name);
+  private readonly serial = new Serial();
+  private readonly abort = new AbortController();
+  private readonly waiting = new Set<string>();
+  private readonly swept = new Set<string>();
+  private readonly troubles = new Map<string, Trouble>();
+  private readonly unsubscribe: (() => void)[] = [];
+  private timer: NodeJS.Timeout | undefined;
+
+  constructor(
+    @Inject(GroupService) private readonly groups: GroupService,
+    @Inject(ManifestStore) private readonly manifests: ManifestStore,
+    @Inject(LogView) private readonly logs: LogView,
+    @Inject(WorkerPool) private readonly pool: WorkerPool,
+    @Inject(DATA_PLANE) private readonly port: DataPlanePort,
+    @Inject(EventBus) private readonly bus: EventBus,
+    @Inject(MetricsService) metrics: MetricsService,
+  ) {
+    const lag = metrics.gauge('group_map_lag_lsns', 'LSNs that are sealed and not mapped', [
+      'group',
+    ]);
+    metrics.addCollector(() =>
+      this.collectLag((name, value) => {
+        lag.set({ group: name }, value);
+      }),
+    );
+  }
+
+  start(): void {
+    this.unsubscribe.push(
+      this.bus.on('sealed', ({ group }) => {
+        this.kick(group);
+      }),
+      this.bus.on('gap', ({ group }) => {
+        this.kick(group);
+      }),
+      this.bus.on('data-plane', ({ up }) => {
+        if (up) this.troubles.clear();
+        if (up) this.kickAll();
+      }),
+    );
+    this.timer = setInterval(() => {
+      this.kickAll();
+    }, LOOK_INTERVAL_MS);
+    this.kickAll();
+  }
+
+  async beforeApplicationShutdown(): Promise<void> {
+    clearInterval(this.timer);
+    for (const end of this.unsubscribe) end();
+    this.abort.abort(new Error('the service ends'));
+    const groups = await this.groups.list();
+    await Promise.all(groups.map((group) => this.serial.run(group.id, () => Promise.resolve())));
+  }
+
+  /** Answers when everything up to `lsn`, which is sealed, is mapped. */
+  async ensureMapped(group: Group, lsn: number): Promise<number> {
+    await this.serial.run(group.id, () => this.pass(group));
+    const mapped = mappedLsn(await this.manifests.state(group.definition));
+    if (mapped >= lsn) return mapped;
+    throw new EverpointError('BUSY', `Of ${group.name}, only LSN ${mapped} of ${lsn} is mapped.`, {
+      operation: 'wait for maps',
+      hint: 'The segment may have been sealed by a gap; see the group and its gaps.',
+    });
+  }
+
+  /** Why the maps of a group are late, if they are. */
+  troubleOf(groupId: string): Error | undefined {
+    return this.troubles.get(groupId)?.error;
+  }
+
+  private kickAll(): void {
+    this.groups.list().then(
+      (groups) => {
+        for (const group of groups) this.kick(group.id);
+      },
+      (error: unknown) => {
+        this.logger.error(`groups cannot be listed: ${String(error)}`);
+      },
+    );
+  }
+
+  /** Has a group looked at soon; many kicks before that are one. */
+  private kick(groupId: string): void {
+    if (this.waiting.has(groupId) || this.abort.signal.aborted) return;
+    const trouble = this.troubles.get(groupId);
+    if (trouble !== undefined && performance.now() < trouble.until) return;
+    this.waiting.add(groupId);
+    void this.serial.run(groupId, async () => {
+      this.waiting.delete(groupId);
+      try {
+        await this.pass(await this.groups.get(groupId));
+        this.troubles.delete(groupId);
+      } catch (error) {
+        this.noteTrouble(groupId, error as Error);
+      }
+    });
+  }
+
+  private noteTrouble(groupId: string, error: Error): void {
+    if (this.abort.signal.aborted) return;
+    if (
+      error instanceof EverpointError &&
+      error.code === 'NOT_FOUND' &&
+      error.operation === 'find group'
+    ) {
+      return;
+    }
+    const before = this.troubles.get(groupId);
+    const waitMs = Math.min(RETRY_MS_MAX, (before?.waitMs ?? RETRY_MS / 2) * 2);
+    this.troubles.set(groupId, { error, waitMs, until: performance.now() + waitMs });
+    if (before?.error.message === error.message) return;
+    this.logger.warn(`maps of the group ${groupId} wait: ${error.message}`);
+  }
+
+  /** One look at a group: gaps, markers of the tail, missing maps. */
+  private async pass(group: Group): Promise<void> {
+    const log = await this.logs.snapshot(group, false);
+    if (!this.swept.has(group.id)) await this.sweep(group, log.state);
+    if (log.fault !== undefined) throw log.fault;
+    await this.manifests.commit(
+      group.definition,
+      newGapRecords(log.state.gaps, log.status?.gaps ?? []),
+    );
+    const tail = log.segments.filter((segment) => !segment.mapped);
+    for (const segment of tail) {
+      this.abort.signal.throwIfAborted();
+      if (segment.sealed) await this.buildMap(group, segment);
+      else if (!this.swept.has(group.id)) await this.takeMarkers(group, segment);
+    }
+    this.swept.add(group.id);
+  }
+
+  private async buildMap(group: Group, segment: LogSegment): Promise<void> {
+    const state = await this.manifests.state(group.definition);
+    const mapId = state.nextMapId;
+    const folder = groupFolder(deviceRoot(group, segment.device), group.id);
+    const outPath = mapPath(folder, mapId);
+    await ensureFolder(path.dirname(outPath));
+    await rm(outPath, { force: true });
+    const built = await this.pool.run(
+      'buildLevelZeroMap',
+      {
+        segmentPath: segment.path,
+        outPath,
+        group: group.id,
+        device: segment.device,
+        mapId,
+        previousMap: lastMapId(state),
+        expiryClass: LEVEL_ZERO_CLASS,
+        geometryBefore: volumesAt(state, segment.firstLsn - 1),
+      },
+      { signal: this.abort.signal },
+    );
+    const records: ManifestRecord[] = [
+      segmentRecord(segment, built.segment),
+      ...recordsOfLabels(state, built.labels),
+      mapRecord(built.map),
+    ];
+    const { firstLsn, lastLsn } = built.map;
+    await this.manifests.commit(group.definition, records);
+    this.bus.publish('mapped', { group: group.id, firstLsn, lastLsn });
+  }
+
+  /** Markers that reached the log while nobody could write them into the manifest. */
+  private async takeMarkers(group: Group, segment: LogSegment): Promise<void> {
+    const { path: file, sealed, lastLsn } = segment;
+    const { labels } = await this.pool.run('readSegment', {
+      path: file,
+      sealed,
+      durableLsn: lastLsn,
+      lastLsn,
+    });
+    const state = await this.manifests.state(group.definition);
+    const markers = recordsOfLabels(state, labels).filter((record) => record.kind === 'marker');
+    await this.manifests.commit(group.definition, markers);
+  }
+
+  /** Removes map files that an end of the service left without a record. */
+  private async sweep(group: Group, state: ManifestState): Promise<void> {
+    for (const device of group.definition.devices) {
+      const folder = path.dirname(mapPath(groupFolder(device.path, group.id), 1));
+      const known = new Set<string>();
+      for (const map of state.maps.values()) {
+        if (map.device === device.id) known.add(path.basename(map.path));
+      }
+      const names = await readdir(folder).catch((error: unknown) => {
+        if (errnoOf(error) === 'ENOENT') return [];
+        throw error;
+      });
+      const strays = names.filter((name) => !known.has(name));
+      for (const name of strays) await rm(path.join(folder, name), { force: true });
+      if (strays.length === 0) continue;
+      await syncFolder(folder);
+      this.logger.log(`removed ${strays.length} unfinished map files of the group ${group.name}`);
+    }
+  }
+
+  private async collectLag(set: (name: string, value: number) => void): Promise<void> {
+    for (const group of await this.groups.list()) {
+      const status = await this.port.groupStatus(group.id).catch(() => undefined);
+      if (status === undefined) continue;
+      const mapped = mappedLsn(await this.manifests.state(group.definition));
+      set(group.name, Math.max(0, status.sealedLsn - mapped));
+    }
+  }
+}
+
+function segmentRecord(segment: LogSegment, summary: SegmentSummary): SegmentRecord {
+  return {
+    kind: 'segment',
+    segment: summary.segment,
+    device: summary.device,
+    path: segment.relativePath,
+    epoch: summary.epoch,
+    firstLsn: summary.firstLsn,
+    lastLsn: summary.lastLsn,
+    firstTime: formatTime(summary.firstTimeNs),
+    lastTime: formatTime(summary.lastTimeNs),
+    entries: summary.entries,
+    dataBytes: summary.dataBytes,
+    fileBytes: summary.fileBytes,
+    sealedAt: formatTime(summary.sealedNs),
+    reason: summary.reason,
+  };
+}
+
+function mapRecord(map: MapHeader): MapRecord {
+  return {
+    kind: 'map',
+    id: map.id,
+    device: map.device,
+    path: mapRelativePath(map.id),
+    level: map.level,
+    expiryClass: map.expiryClass,
+    firstLsn: map.firstLsn,
+    lastLsn: map.lastLsn,
+    firstTime: formatTime(map.firstTimeNs),
+    lastTime: formatTime(map.lastTimeNs),
+    previous: map.previous,
+    firstChild: map.firstChild,
+    extents: map.extents,
+    dataSectors: map.dataSectors,
+    fileBytes: map.fileBytes,
+  };
+}
+
+/** Everything up to this LSN is in a map; 0 before the first. */
+export function mappedLsn(state: ManifestState): number {
+  let last = 0;
+  for (const segment of state.segments.values()) last = Math.max(last, segment.lastLsn);
+  return last;
+}
+
+function lastMapId(state: ManifestState): number {
+  let last = { id: 0, lastLsn: 0 };
+  for (const map of state.maps.values()) if (map.lastLsn > last.lastLsn) last = map;
+  return last.id;
+}
+
+/** What the data plane knows of gaps and the manifest does not. */
+function newGapRecords(known: readonly GapRecord[], live: readonly GapInfo[]): GapRecord[] {
+  const records: GapRecord[] = [];
+  for (const gap of live) {
+    const open = gap.toLsn === 0;
+    const record: GapRecord = {
+      kind: 'gap',
+      fromLsn: gap.fromLsn,
+      toLsn: open ? null : gap.toLsn,
+      from: formatTime(BigInt(gap.fromNs)),
+      to: open ? null : formatTime(BigInt(gap.toNs)),
+      reason: gap.reason === '' ? 'unknown' : gap.reason,
+      healed: gap.healed,
+    };
+    const same = known.find((one) => one.fromLsn === gap.fromLsn);
+    const changed =
+      same === undefined ||
+      same.toLsn !== record.toLsn ||
+      same.to !== record.to ||
+      same.reason !== record.reason ||
+      same.healed !== record.healed;
+    if (changed) records.push(record);
+  }
+  return records;
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+import { Inject, Injectable } from '@nestjs/common';
+import { type Moment, parseMoment } from '../common/moments.js';
+import { formatTime, nowNs } from '../common/time.js';
+import type { Group } from '../groups/stored-group.js';
+import { WorkerPool } from '../workers/pool.js';
+import { type LogGap, type LogSegment, type LogSnapshot, LogView } from './log-view.js';
+
+export interface Point {
+  lsn: number;
+  time: string;
+}
+
+/** Which point a moment means, and whether it can be had. */
+export interface Resolution {
+  lsn: number | null;
+  time: string | null;
+  label?: string;
+  reachable: boolean;
+  reason?: string;
+  /** Of an unreachable moment: the reachable points around it. */
+  nearest?: { before: Point | null; after: Point | null };
+}
+
+/** What a moment was found to be, before gaps are looked at. */
+type Found =
+  | { kind: 'point'; lsn: number; timeNs?: bigint }
+  | { kind: 'unknown'; reason: string }
+  | { kind: 'before'; reason: string }
+  | { kind: 'after'; reason: string };
+
+/** Turns moments (`at`) into LSNs. */
+@Injectable()
+export class Resolver {
+  constructor(
+    @Inject(LogView) private readonly logs: LogView,
+    @Inject(WorkerPool) private readonly pool: WorkerPool,
+  ) {}
+
+  /** @throws INVALID_ARGUMENT when `at` is not a moment; every other answer is a Resolution */
+  async resolve(group: Group, at: string): Promise<Resolution> {
+    const moment = parseMoment(at);
+    // The clock is read first: what was written before the question was asked is to be found.
+    const now = nowNs();
+    const log = await this.logs.snapshot(group, true);
+    const first = log.segments[0];
+    const last = log.segments.at(-1);
+    if (first === undefined || last === undefined) {
+      throwIfDown(log);
+      return unreachable(null, null, 'Nothing was written yet.', { before: null, after: null });
+    }
+    const found = await this.find(log, moment, now);
+    switch (found.kind) {
+      case 'unknown':
+        return unreachable(null, null, found.reason, { before: null, after: null });
+      case 'before':
+        return unreachable(null, null, found.reason, {
+          before: null,
+          after: await this.firstFrom(log, first.firstLsn),
+        });
+      case 'after':
+        throwIfDown(log);
+        return unreachable(null, null, found.reason, {
+          before: await this.lastUpTo(log, log.durableLsn),
+          after: null,
+        });
+      case 'point':
+        return this.judge(log, found.lsn, found.timeNs);
+    }
+  }
+
+  /** The time of an entry that a snapshot has. */
+  async timeOf(log: LogSnapshot, lsn: number): Promise<bigint> {
+    const segment = segmentOf(log, lsn);
+    if (segment === undefined) throw new Error(`LSN ${lsn} is in no segment`);
+    if (lsn === segment.firstLsn) return segment.firstNs;
+    if (lsn === segment.lastLsn) return segment.lastNs;
+    const { path, sealed, lastLsn: durableLsn } = segment;
+    const [timeNs] = await this.pool.run('timesOfLsns', { path, sealed, durableLsn, lsns: [lsn] });
+    if (timeNs === undefined) throw new Error(`LSN ${lsn} has no time`);
+    return timeNs;
+  }
+
+  private async find(log: LogSnapshot, moment: Moment, now: bigint): Promise<Found> {
+    switch (moment.kind) {
+      case 'latest':
+        throwIfDown(log);
+        return { kind: 'point', lsn: Math.max(log.durableLsn, log.status?.lsn ?? 0) };
+      case 'lsn':
+        return findLsn(log, moment.lsn);
+      case 'marker': {
+        const marker = log.state.markers.get(moment.label);
+        return marker === undefined
+          ? { kind: 'unknown', reason: `There is no marker ${JSON.stringify(moment.label)}.` }
+          : { kind: 'point', lsn: marker.lsn };
+      }
+      case 'time':
+        return this.findTime(log, moment.timeNs, now);
+      case 'ago':
+        return this.findTime(log, now - moment.durationNs, now);
+    }
+  }
+
+  /** The last entry whose time is not later. */
+  private async findTime(log: LogSnapshot, timeNs: bigint, now: bigint): Promise<Found> {
+    if (timeNs > now && timeNs > (log.segments.at(-1)?.lastNs ?? 0n)) {
+      return { kind: 'after', reason: `${formatTime(timeNs)} is in the future.` };
+    }
+    const segment = log.segments.findLast((one) => one.firstNs <= timeNs);
+    if (segment === undefined) {
+      const from = log.segments[0]?.firstNs ?? 0n;
+      return { kind: 'before', reason: `History starts at ${formatTime(from)}.` };
+    }
+    if (segment === log.segments.at(-1) && timeNs > segment.lastNs) throwIfDown(log);
+    if (timeNs >= segment.lastNs) return { kind: 'point', lsn: segment.lastLsn, timeNs };
+    const { path, sealed, lastLsn } = segment;
+    const durableLsn = lastLsn;
+    const query = { path, sealed, durableLsn, timeNs, lastLsn };
+    const hit = await this.pool.run('findLsnAtTime', query);
+    return { kind: 'point', lsn: hit?.lsn ?? segment.firstLsn, timeNs };
+  }
+
+  private async judge(log: LogSnapshot, lsn: number, timeNs?: bigint): Promise<Resolution> {
+    const gap = log.gaps.find(
+      (one) => inGap(one, lsn) || (timeNs !== undefined && duringGap(one, timeNs)),
+    );
+    if (gap !== undefined) {
+      const nearest = {
+        before: await this.lastUpTo(log, gap.fromLsn),
+        after: gap.toLsn === undefined ? null : await this.firstFrom(log, gap.toLsn + 1),
+      };
+      const until = gap.toNs === undefined ? 'and lasts' : `until ${formatTime(gap.toNs)}`;
+      const reason = `In a gap from ${formatTime(gap.fromNs)} ${until}: ${gap.reason}`;
+      return unreachable(lsn, null, reason, nearest);
+    }
+    if (segmentOf(log, lsn) === undefined) {
+      // Numbers between two epochs belong to nobody: what was there is what the last entry left.
+      const before = await this.lastUpTo(log, lsn);
+      if (before === null)
+        return unreachable(lsn, null, 'Nothing is left of it.', { before, after: null });
+      return { ...before, ...labelAt(log, before.lsn), reachable: true };
+    }
+    const time = formatTime(await this.timeOf(log, lsn));
+    return { lsn, time, ...labelAt(log, lsn), reachable: true };
+  }
+
+  /** The newest reachable point up to an LSN. */
+  private async lastUpTo(log: LogSnapshot, lsn: number): Promise<Point | null> {
+    let at = lsn;
+    for (;;) {
+      const segment = log.segments.findLast((one) => one.firstLsn <= at);
+      if (segment === undefined) return null;
+      const candidate = Math.min(at, segment.lastLsn);
+      const gap = log.gaps.find((one) => inGap(one, candidate));
+      if (gap === undefined) return this.point(log, candidate);
+      at = gap.fromLsn;
+    }
+  }
+
+  /** The oldest reachable point from an LSN on. */
+  private async firstFrom(log: LogSnapshot, lsn: number): Promise<Point | null> {
+    let at = lsn;
+    for (;;) {
+      const segment = log.segments.find((one) => one.lastLsn >= at);
+      if (segment === undefined) return null;
+      const candidate = Math.max(at, segment.firstLsn);
+      const gap = log.gaps.find((one) => inGap(one, candidate));
+      if (gap === undefined) return this.point(log, candidate);
+      if (gap.toLsn === undefined) return null;
+      at = gap.toLsn + 1;
+    }
+  }
+
+  private async point(log: LogSnapshot, lsn: number): Promise<Point> {
+    return { lsn, time: formatTime(await this.timeOf(log, lsn)) };
+  }
+}
+
+function findLsn(log: LogSnapshot, lsn: number): Found {
+  const first = log.segments[0]?.firstLsn ?? 0;
+  if (lsn < first) return { kind: 'before', reason: `History starts at LSN ${first}.` };
+  const newest = Math.max(log.durableLsn, log.status?.lsn ?? 0);
+  if (lsn > newest) return { kind: 'after', reason: `The newest LSN is ${newest}.` };
+  return { kind: 'point', lsn };
+}
+
+function segmentOf(log: LogSnapshot, lsn: number): LogSegment | undefined {
+  return log.segments.find((one) => one.firstLsn <= lsn && lsn <= one.lastLsn);
+}
+
+function inGap(gap: LogGap, lsn: number): boolean {
+  return lsn > gap.fromLsn && (gap.toLsn === undefined || lsn <= gap.toLsn);
+}
+
+/** Writes of a gap may be in no log at all: then only the clock tells that a moment is inside. */
+function duringGap(gap: LogGap, timeNs: bigint): boolean {
+  return timeNs > gap.fromNs && (gap.toNs === undefined || timeNs < gap.toNs);
+}
+
+function labelAt(log: LogSnapshot, lsn: number): { label?: string } {
+  for (const marker of log.state.markers.values()) {
+    if (marker.lsn === lsn) return { label: marker.label };
+  }
+  return {};
+}
+
+function unreachable(
+  lsn: number | null,
+  time: string | null,
+  reason: string,
+  nearest: Resolution['nearest'] & object,
+): Resolution {
+  return { lsn, time, reachable: false, reason, nearest };
+}
+
+/** What is not mapped yet only the data plane can tell. */
+function throwIfDown(log: LogSnapshot): void {
+  if (log.fault !== undefined) throw log.fault;
+}

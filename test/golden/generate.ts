@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+/** The content of the golden files that TypeScript writes, as bytes. Nothing here is random. */
+
+import * as fs from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+
+import { SECTOR_BYTES } from '../../src/common/limits.js';
+import { formatTime } from '../../src/common/time.js';
+import { RegionExtents, NO_KEY } from '../../src/maps/extents.js';
+import { LevelZeroSource } from '../../src/maps/level-zero.js';
+import { encodeManifest, type ManifestRecord } from '../../src/maps/manifest.js';
+import { MapWriter } from '../../src/maps/map-writer.js';
+import { EntryType, GeometryAction, KEEP_FOREVER } from '../../src/maps/segment/format.js';
+import { SegmentFile } from '../../src/maps/segment/reader.js';
+import {
+  encodeGeometryPayload,
+  encodeMarkerPayload,
+  encodeSegment,
+  type EntryContent,
+} from '../support/segment-writer.js';
+
+export const GOLDEN_GROUP = '01234567-89ab-4cde-8f01-23456789abcd';
+export const GOLDEN_DEVICE = 'fedcba98-7654-4321-8fed-cba987654321';
+const TIME = 1_767_225_600_000_000_000n;
+const VDA = { volume: 0, name: 'vda', sizeBytes: 1024 ** 3, blockBytes: 512 };
+
+/** One of each type of entry; writes over each other, over a region's border and in the far. */
+export function goldenMapSegment(): Buffer {
+  const border = 524_288;
+  let at = 0n;
+  const entry = (type: number, sector: number, sectors: number, payload?: Buffer): EntryContent => {
+    at += 1000n;
+    const range = { type, flags: 0, volume: 0, sector, sectors, timeNs: TIME + at };
+    return payload ? { ...range, payload } : range;
+  };
+  const write = (sector: number, sectors: number, fill: number) =>
+    entry(EntryType.write, sector, sectors, Buffer.alloc(sectors * SECTOR_BYTES, fill));
+  const action = GeometryAction.add;
+  const batches = [
+    [
+      entry(EntryType.geometry, 0, 1, encodeGeometryPayload({ ...VDA, action })),
+      write(100, 20, 1),
+      write(110, 4, 2),
+      entry(EntryType.flush, 3, 0),
+    ],
+    [
+      write(border - 3, 6, 3),
+      entry(EntryType.discard, 200, 1000),
+      entry(EntryType.writeZeroes, 95, 10),
+      entry(EntryType.error, 5, 0),
+      entry(EntryType.unknown, 300, 8),
+      entry(EntryType.marker, 0, 1, encodeMarkerPayload({ keepUntilNs: KEEP_FOREVER, label: 'gold' })),
+      write(2_097_151, 1, 4),
+    ],
+  ];
+  const header = {
+    group: GOLDEN_GROUP,
+    device: GOLDEN_DEVICE,
+    segment: 7,
+    epoch: 2,
+    firstLsn: 1001,
+    createdNs: TIME,
+    capacityBytes: 8 * 1024 * 1024,
+  };
+  return encodeSegment({ header, batches, seal: { sealedNs: TIME + 99_000n, reason: 4 } });
+}
+
+/** The level-0 map of `goldenMapSegment`. */
+export function goldenMap(): Buffer {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'everpoint-golden-'));
+  try {
+    const segmentPath = path.join(folder, 'segment');
+    fs.writeFileSync(segmentPath, goldenMapSegment());
+    const file = SegmentFile.open(segmentPath, { expectSealed: true });
+    const entries = file.readEntries();
+    file.close();
+    const target = path.join(folder, 'map');
+    const writer = new MapWriter(target, {
+      group: GOLDEN_GROUP,
+      device: GOLDEN_DEVICE,
+      id: 12,
+      level: 0,
+      expiryClass: 1,
+      firstLsn: entries.firstLsn,
+      lastLsn: entries.lastLsn,
+      firstTimeNs: entries.timeNs[0]!,
+      lastTimeNs: entries.timeNs[entries.count - 1]!,
+      previous: 11,
+      firstChild: 0,
+      createdNs: TIME + 100_000n,
+    });
+    const source = new LevelZeroSource(entries);
+    const extents = new RegionExtents();
+    while (source.nextKey() !== NO_KEY) {
+      source.load(extents);
+      writer.addRegion(extents, source.segments);
+    }
+    writer.finish([VDA]);
+    return fs.readFileSync(target);
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+  }
+}
+
+const time = formatTime(TIME);
+
+export const GOLDEN_COMMITS: readonly (readonly ManifestRecord[])[] = [
+  [
+    { kind: 'group', group: GOLDEN_GROUP, name: 'web-1', definition: { ack: 'primary' } },
+    { kind: 'policy', policy: { keepAll: '48h', grid: [] }, confirmed: true },
+    { kind: 'volume', lsn: 1001, removed: false, ...VDA },
+  ],
+  [
+    {
+      kind: 'segment',
+      segment: 7,
+      device: GOLDEN_DEVICE,
+      path: 'log/2026-01-01/0000000000000007.eplog',
+      epoch: 2,
+      firstLsn: 1001,
+      lastLsn: 1011,
+      firstTime: time,
+      lastTime: time,
+      entries: 11,
+      dataBytes: 16_896,
+      fileBytes: 36_864,
+      sealedAt: time,
+      reason: 4,
+    },
+    {
+      kind: 'map',
+      id: 12,
+      device: GOLDEN_DEVICE,
+      path: 'maps/000000000000000c.epmap',
+      level: 0,
+      expiryClass: 1,
+      firstLsn: 1001,
+      lastLsn: 1011,
+      firstTime: time,
+      lastTime: time,
+      previous: 11,
+      firstChild: 0,
+      extents: 10,
+      dataSectors: 22,
+      fileBytes: 4252,
+    },
+    { kind: 'marker', label: 'gold', lsn: 1010, time, keepUntil: 'forever' },
+  ],
+  [
+    { kind: 'gap', fromLsn: 1011, toLsn: null, from: time, to: null, reason: 'pause', healed: false },
+    { kind: 'unpin', label: 'gold' },
+  ],
+];
+
+export function goldenManifest(): Buffer {
+  return encodeManifest(GOLDEN_GROUP, GOLDEN_COMMITS);
+}
