@@ -12,10 +12,6 @@
 
 #include "addon/convert.h"
 
-#ifndef EP_VERSION
-#define EP_VERSION "0.0.0"
-#endif
-
 namespace ep::addon {
 
 namespace {

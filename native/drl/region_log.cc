@@ -107,12 +107,14 @@ Result<std::unique_ptr<RegionLog>> RegionLog::open(io::FileSystem& file_system,
     }
   }
   if (!known) {
-    EP_TRY(file_system.write(*file, 0, header, kPageBytes));
+    // The header last: under one that matches, pages of another geometry would be believed.
     for (uint32_t page = 0; page < pages; ++page) {
       uint8_t fresh_page[kPageBytes];
       log->encode_page(page, fresh_page);
       EP_TRY(file_system.write(*file, (1 + uint64_t{page}) * kPageBytes, fresh_page, kPageBytes));
     }
+    EP_TRY(file_system.sync(*file));
+    EP_TRY(file_system.write(*file, 0, header, kPageBytes));
     EP_TRY(file_system.sync(*file));
   }
   return log;
@@ -275,8 +277,11 @@ void RegionLog::on_synced(io::Op* op, int32_t result) {
 void RegionLog::cycle_done(int32_t result) {
   Cycle& cycle = *cycle_;
   if (result < 0 && !failed_) {
-    // The file is lost, so the next open takes everything for dirty; nothing is cleared until then.
+    // What stands in the file is older than what is about to be written, and may look whole: it is
+    // taken away, so that the next open takes everything for dirty. Best effort: the gap that the
+    // owner opens says so too. Nothing is cleared until then.
     failed_ = true;
+    (void)file_system_->remove(path_).is_ok();
     candidates_.clear();
     if (on_failed) on_failed(Status::from_errno(-result, "writing dirty region log " + path_));
   }

@@ -8,15 +8,18 @@
 #include <rte_vhost.h>
 // clang-format on
 #include <rte_version.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstring>
 #include <map>
 #include <mutex>
 
+#include "export/event_thread.h"
 #include "export/rte_vhost_library.h"
 
 #if RTE_VER_YEAR != 22 || RTE_VER_MONTH != 11
@@ -129,6 +132,34 @@ constexpr uint64_t kProtocolFeatures =
     1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD | 1ull << VHOST_USER_PROTOCOL_F_REPLY_ACK |
     1ull << VHOST_USER_PROTOCOL_F_SLAVE_REQ;
 
+/// A killed process leaves its socket behind; anything else in its place is not ours to remove.
+Status remove_stale_socket(const std::string& path) {
+  struct stat about {};
+  if (lstat(path.c_str(), &about) != 0) return Status::ok();
+  if (!S_ISSOCK(about.st_mode)) {
+    return Status(Code::kAlreadyExists, path + " exists and is not a socket");
+  }
+  if (unlink(path.c_str()) != 0) return Status::from_errno(errno, "remove old socket " + path);
+  return Status::ok();
+}
+
+Status register_and_start(const std::string& path, uint64_t features) {
+  const char* name = path.c_str();
+  const uint64_t bits = features | 1ull << VHOST_USER_F_PROTOCOL_FEATURES;
+  if (rte_vhost_driver_register(name, 0) == 0) {
+    const EventThreadSignals signals;  // the first start makes the event thread
+    if (rte_vhost_driver_set_features(name, bits) == 0 &&
+        rte_vhost_driver_callback_register(name, &kDeviceOps) == 0 &&
+        rte_vhost_driver_set_protocol_features(name, kProtocolFeatures) == 0 &&
+        rte_vhost_driver_start(name) == 0) {
+      wake_event_thread();
+      return Status::ok();
+    }
+    rte_vhost_driver_unregister(name);
+  }
+  return Status(Code::kIoError, "cannot listen on the vhost-user socket " + path);
+}
+
 }  // namespace
 
 namespace vhost_library {
@@ -141,20 +172,13 @@ Status listen(const std::string& path, uint64_t features, VhostDriver* driver) {
       return Status(Code::kBusy, "this process already exports " + path);
     }
   }
-  const char* name = path.c_str();
-  const uint64_t bits = features | 1ull << VHOST_USER_F_PROTOCOL_FEATURES;
-  if (rte_vhost_driver_register(name, 0) == 0) {
-    if (rte_vhost_driver_set_features(name, bits) == 0 &&
-        rte_vhost_driver_callback_register(name, &kDeviceOps) == 0 &&
-        rte_vhost_driver_set_protocol_features(name, kProtocolFeatures) == 0 &&
-        rte_vhost_driver_start(name) == 0) {
-      return Status::ok();
-    }
-    rte_vhost_driver_unregister(name);
-  }
+  // Only now: a socket of another export of this process is not stale.
+  Status status = remove_stale_socket(path);
+  if (status) status = register_and_start(path, features);
+  if (status) return status;
   const std::lock_guard guard(all.mutex);
   all.by_path.erase(path);
-  return Status(Code::kIoError, "cannot listen on the vhost-user socket " + path);
+  return status;
 }
 
 void close(const std::string& path, VhostDriver* driver) {

@@ -43,17 +43,6 @@ Status check(const VhostUserBlkOptions& options) {
   return Status::ok();
 }
 
-/// A killed process leaves its socket behind; anything else in its place is not ours to remove.
-Status remove_stale_socket(const std::string& path) {
-  struct stat about {};
-  if (lstat(path.c_str(), &about) != 0) return Status::ok();
-  if (!S_ISSOCK(about.st_mode)) {
-    return Status(Code::kAlreadyExists, path + " exists and is not a socket");
-  }
-  if (unlink(path.c_str()) != 0) return Status::from_errno(errno, "remove old socket " + path);
-  return Status::ok();
-}
-
 class Export final : public VhostUserBlk, private VhostDriver {
  public:
   Export(const VhostUserBlkOptions& options, reactor::Reactor* reactor, block::Device* device)
@@ -104,7 +93,6 @@ class Export final : public VhostUserBlk, private VhostDriver {
 
 Status Export::start() {
   read_geometry();
-  EP_TRY(remove_stale_socket(options_.path));
   EP_TRY(vhost_library::listen(options_.path, blk_features(geometry()), this));
   listening_ = true;
   const int listener = find_socket(options_.path, true);

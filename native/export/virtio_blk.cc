@@ -124,15 +124,16 @@ void ChainWalk::take_buffer(const vring_desc& descriptor) {
 bool ChainWalk::run(uint16_t head) {
   uint32_t index = head;
   // A chain longer than the longest legal one is a loop, or as good as one.
-  for (uint32_t walked = 0; walked <= kChainDescriptorsMax; ++walked) {
+  for (uint32_t buffers = 0; buffers < kChainDescriptorsMax;) {
     vring_desc descriptor;
     if (!fetch(index, &descriptor)) return false;
     if ((descriptor.flags & VRING_DESC_F_INDIRECT) != 0) {
-      if (!enter_table(descriptor)) return false;
+      if (!enter_table(descriptor)) return false;  // as it does the second time
       index = 0;
       continue;
     }
     take_buffer(descriptor);
+    ++buffers;
     if ((descriptor.flags & VRING_DESC_F_NEXT) == 0) return true;
     index = descriptor.next;
   }

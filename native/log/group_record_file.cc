@@ -52,18 +52,18 @@ GroupRecordFile::~GroupRecordFile() {
 }
 
 void GroupRecordFile::encode_next(const GroupRecord& record) {
-  const uint64_t sequence = current_.sequence + 1;
-  current_ = record;
-  current_.sequence = sequence;
-  format::encode_group_record(current_, page_.get());
+  next_ = record;
+  next_.sequence = current_.sequence + 1;
+  format::encode_group_record(next_, page_.get());
 }
 
 Status GroupRecordFile::save(const GroupRecord& record) {
   EP_ASSERT(queue_.empty());
   encode_next(record);
-  EP_TRY(file_system_->write(file_, (current_.sequence % 2) * kGroupRecordSlotBytes, page_.get(),
+  EP_TRY(file_system_->write(file_, (next_.sequence % 2) * kGroupRecordSlotBytes, page_.get(),
                              kGroupRecordSlotBytes));
   EP_TRY(file_system_->sync(file_));
+  current_ = next_;
   existed_ = true;
   return Status::ok();
 }
@@ -81,7 +81,7 @@ void GroupRecordFile::start_next() {
   op_ = io::Op{};
   op_.kind = io::Op::Kind::kWrite;
   op_.file = file_;
-  op_.offset = (current_.sequence % 2) * kGroupRecordSlotBytes;
+  op_.offset = (next_.sequence % 2) * kGroupRecordSlotBytes;
   op_.iov = &iov_;
   op_.iov_count = 1;
   op_.on_complete = on_written;
@@ -106,7 +106,10 @@ void GroupRecordFile::on_synced(io::Op* op, int32_t result) {
 }
 
 void GroupRecordFile::finish(int32_t result) {
-  existed_ = existed_ || result == 0;
+  if (result == 0) {
+    current_ = next_;
+    existed_ = true;
+  }
   const std::function<void(int32_t)> done = std::move(queue_.front().done);
   queue_.erase(queue_.begin());
   if (!queue_.empty()) start_next();

@@ -49,6 +49,9 @@ class GroupRecordFile {
   io::FileId file_ = io::kNoFile;
   bool existed_ = false;
   format::GroupRecord current_;
+  /// On its way. After a failed save the next one goes to the same slot again: the other holds the
+  /// last good record.
+  format::GroupRecord next_;
   struct Free {
     void operator()(uint8_t* memory) const;
   };

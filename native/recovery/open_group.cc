@@ -52,13 +52,21 @@ class Opening {
     auto found = scan_segments(fs_, in_.devices, in_.group);
     if (!found) return found.status();
     segments_ = std::move(*found);
+    bool empty_before = false;
     for (const ScannedSegment& segment : segments_) {
       out_.next_segment = std::max(out_.next_segment, segment.info.segment + 1);
-      if (segment.info.entries == 0) continue;
+      if (segment.info.entries == 0) {
+        empty_before = true;
+        continue;
+      }
       last_epoch_ = std::max(last_epoch_, segment.info.epoch);
-      if (segment.info.epoch == last_in_epoch_ && segment.info.first_lsn != log_last_ + 1) {
+      // An epoch may begin behind a gap, so a step to another epoch says nothing by itself. But when
+      // the file in front holds nothing, it was the epoch's first and its writes did not get through.
+      if ((segment.info.epoch == last_in_epoch_ || empty_before) &&
+          segment.info.first_lsn != log_last_ + 1) {
         hole_ = true;
       }
+      empty_before = false;
       if (hole_) continue;
       last_in_epoch_ = segment.info.epoch;
       log_last_ = segment.info.last_lsn;
@@ -270,6 +278,7 @@ class Opening {
 
   Status seal_unsealed() {
     for (ScannedSegment& segment : segments_) {
+      if (segment.ignored) continue;
       if (segment.info.entries == 0) {
         EP_TRY(fs_.remove(segment.absolute_path));
         continue;

@@ -361,6 +361,7 @@ class Life {
   split::Splitter& splitter() { return *splitter_; }
   log::LogWriter* writer() { return writer_.get(); }
   block::ErrorDevice& errors(uint16_t volume) { return *errors_[volume]; }
+  block::DelayDevice& delays(uint16_t volume) { return *delays_[volume]; }
   drl::RegionLog& regions(uint16_t volume) { return *regions_[volume]; }
 
  private:
@@ -573,7 +574,9 @@ inline LogSum check_log(World& world, bool complete) {
     if (req.completed != 0 && req.must_be_logged && req.changes() && complete) {
       EXPECT_EQ(req.bytes_found, req.length) << "request " << id << " was answered, but the log lacks it";
     }
-    if (req.durable_known && req.changes()) EXPECT_LE(req.last_lsn, req.durable) << "request " << id;
+    if (req.durable_known && req.changes()) {
+      EXPECT_LE(req.last_lsn, req.durable) << "request " << id;
+    }
     by_submit.push_back(&req);
     if (req.completed != 0) by_complete.push_back(&req);
   }
@@ -591,7 +594,9 @@ inline LogSum check_log(World& world, bool complete) {
     for (; next < by_complete.size() && by_complete[next]->completed < req->submitted; ++next) {
       highest = std::max(highest, by_complete[next]->last_lsn);
     }
-    if (req->first_lsn != 0) EXPECT_GT(req->first_lsn, highest) << "request " << req->id;
+    if (req->first_lsn != 0) {
+      EXPECT_GT(req->first_lsn, highest) << "request " << req->id;
+    }
     if (req->op == block::Op::kFlush && req->durable_known) {
       EXPECT_LE(highest, req->durable) << "flush " << req->id;
     }

@@ -97,7 +97,9 @@ TEST(Oracle, CleanEnd) {
     EXPECT_TRUE(sum.all_sealed);
   });
   EXPECT_GT(overlaps, 0u);
-  if (!io::asked_seed()) EXPECT_GT(waits, 0u) << "the buffer was never full: the test is too easy";
+  if (!io::asked_seed()) {
+    EXPECT_GT(waits, 0u) << "the buffer was never full: the test is too easy";
+  }
 }
 
 /// Opens until it succeeds; the first tries die at a random call.
@@ -134,7 +136,9 @@ void crash_and_recover(uint64_t seed, bool with_errors) {
     ASSERT_TRUE(life);
     ASSERT_TRUE(life->outcome.buffer) << "a gap without a reason: "
                                       << life->splitter().record().gap.reason;
-    if (deaths == 0) EXPECT_EQ(life->outcome.epoch, last_epoch + 1);
+    if (deaths == 0) {
+      EXPECT_EQ(life->outcome.epoch, last_epoch + 1);
+    }
     last_epoch = life->outcome.epoch;
     const LogSum sum = check_log(world, true);
     EXPECT_TRUE(sum.all_sealed);
@@ -211,6 +215,35 @@ TEST(Oracle, FailingPrimaryIsReadBackOrUnknown) {
   EXPECT_GT(unknown, 0u);
 }
 
+/// A write fails while the rest of the buffer is full behind it: its repair can get no room, ever.
+TEST(Oracle, RepairWithoutRoomDoesNotHangTheGuest) {
+  World world(io::asked_seed().value_or(1));
+  LifeOptions options;
+  options.delays = false;
+  auto life = std::make_unique<Life>(world, options);
+  ASSERT_TRUE(life->open());
+  life->errors(0).add_rule({.ops = {block::Op::kWrite}, .times = 1});
+  life->delays(0).hold();
+  life->submit(0, block::Op::kWrite, 0, 1024 * 1024);
+  for (uint64_t i = 0; i < 24; ++i) {
+    life->submit(1, block::Op::kWrite, i % 12 * 1024 * 1024, 1024 * 1024);
+  }
+  for (int i = 0; i < 10'000; ++i) life->run(10'000);
+  ASSERT_EQ(life->delays(0).held(), 1u);
+  ASSERT_GT(life->splitter().counters().buffer_waits, 0u);
+  ASSERT_GT(life->in_flight(), 1u) << "the buffer is not full";
+  life->delays(0).resume();
+  EXPECT_TRUE(life->drain()) << "guests wait for ever";
+  EXPECT_EQ(life->gaps, 1u);
+  EXPECT_EQ(world.requests[1].outcome, block::Outcome::kIoError);
+  for (const auto& [id, req] : world.requests) {
+    if (id != 1) {
+      EXPECT_EQ(req.outcome, block::Outcome::kOk) << id;
+    }
+  }
+  ASSERT_TRUE(life->close());
+}
+
 /// Power cut: the buffer is gone. The primary is right, nothing is redone, and it says so.
 TEST(Oracle, LostBufferIsAGap) {
   for_seeds(kSeeds / 4, [](uint64_t seed) {
@@ -265,7 +298,9 @@ TEST(Oracle, LostBufferIsAGap) {
       EXPECT_EQ(check_log(world, false).last_lsn, before.last_lsn);
     }
     for (const auto& [id, req] : world.requests) {
-      if (req.completed != 0) EXPECT_EQ(req.outcome, block::Outcome::kOk);
+      if (req.completed != 0) {
+        EXPECT_EQ(req.outcome, block::Outcome::kOk);
+      }
     }
     life = nullptr;
     auto last = std::make_shared<Life>(world, random_options(world));

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/bytes.h"
+
 namespace ep::recovery {
 
 using format::BatchHeader;
@@ -53,7 +55,9 @@ bool scan_batch(io::FileSystem& file_system, io::FileId file, uint64_t file_byte
   if (!header || header->group != cursor.group || header->segment != cursor.made.number ||
       header->epoch != cursor.epoch || header->chain != cursor.chain ||
       header->batch != cursor.directory.size() || header->first_lsn != next_lsn ||
-      cursor.end + header->bytes() > file_bytes) {
+      cursor.end + header->bytes() > file_bytes ||
+      uint64_t{header->data_sector} * kSectorBytes !=
+          cursor.end + align_up(header->table_bytes(), kSectorBytes)) {
     return false;
   }
   if (!read_exactly(file_system, file, cursor.end, bytes, header->bytes()) ||
@@ -87,6 +91,25 @@ bool scan_batch(io::FileSystem& file_system, io::FileId file, uint64_t file_byte
   cursor.data_bytes += uint64_t{header->data_sectors} * kSectorBytes;
   cursor.last_lsn = next_lsn + header->entries - 1;
   return true;
+}
+
+/// Behind a header that cannot be read: is there anything worth keeping?
+bool has_content(io::FileSystem& file_system, io::FileId file, uint64_t file_bytes) {
+  std::vector<uint8_t> bytes;
+  if (file_bytes >= format::kSegmentHeaderBytes + format::kSegmentTrailerBytes &&
+      read_exactly(file_system, file, file_bytes - format::kSegmentTrailerBytes, bytes,
+                   format::kSegmentTrailerBytes) &&
+      format::decode_segment_trailer(bytes)) {
+    return true;
+  }
+  if (!read_exactly(file_system, file, format::kSegmentHeaderBytes, bytes,
+                    format::kBatchHeaderBytes)) {
+    return false;
+  }
+  const auto batch = format::decode_batch_header(bytes);
+  return batch && batch->bytes() <= file_bytes &&
+         read_exactly(file_system, file, format::kSegmentHeaderBytes, bytes, batch->table_bytes()) &&
+         format::check_batch_table(*batch, bytes);
 }
 
 /// False when the file is not a segment of the group.
@@ -123,11 +146,11 @@ Result<bool> scan_file(io::FileSystem& file_system, const Uuid& group, ScannedSe
     } else if (header.status().code() == Code::kUnsupported) {
       file_system.close(*file);
       return Status(Code::kUnsupported, segment.absolute_path + ": " + header.status().message());
-    } else if (!header && std::all_of(page.begin(), page.end(), [](uint8_t b) { return b == 0; })) {
-      // Allocated ahead and never used.
-      ours = true;
+    } else if (!header) {
+      // Allocated ahead and never used, or its first write did not get through: nothing to lose.
+      ours = !has_content(file_system, *file, info->size);
     }
-  } else if (info && info->size == 0) {
+  } else if (info && info->size < format::kSegmentHeaderBytes) {
     ours = true;
   }
   file_system.close(*file);
@@ -161,7 +184,8 @@ Result<std::vector<ScannedSegment>> scan_segments(io::FileSystem& file_system,
         segment.info.path = log::path_below_device(device, segment.absolute_path);
         const auto ours = scan_file(file_system, group, segment);
         if (!ours) return ours.status();
-        if (*ours) found.push_back(std::move(segment));
+        segment.ignored = !*ours;
+        found.push_back(std::move(segment));
       }
     }
   }

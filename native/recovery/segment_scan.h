@@ -17,13 +17,15 @@ struct ScannedSegment {
   log::SegmentInfo info;
   const log::DeviceFolder* device = nullptr;
   std::string absolute_path;
+  /// Named like a segment, but its header is not one of this group, or is damaged in front of content:
+  /// it is left alone. Its number counts as used.
+  bool ignored = false;
   /// For one without a good trailer: what a writer would know after its last good batch.
   log::SegmentCursor cursor;
 };
 
 /// Every segment of the group on the devices, by number. Payloads of unsealed ones are verified.
-/// A file that is no segment of this group is left alone and not listed; an unsealed file without
-/// one good batch is listed with no entries.
+/// An unsealed file without one good batch is listed with no entries.
 Result<std::vector<ScannedSegment>> scan_segments(io::FileSystem& file_system,
                                                   const std::vector<log::DeviceFolder>& devices,
                                                   const Uuid& group);

@@ -439,18 +439,20 @@ void Splitter::copy_payload(Parent* parent, uint8_t* to, uint64_t bytes) {
   }
 }
 
-/// First come, first served: only who is being served now may pass those who wait.
+/// First come, first served: only who is being served now, and repairs, may pass those who wait.
 bool Splitter::must_queue(const Waiter* waiter) const {
-  return room_waiters_ != nullptr && waiter != serving_;
+  return room_waiters_ != nullptr && waiter != serving_ && !waiter->urgent;
 }
 
 void Splitter::wait_for_room(Waiter* waiter) {
   waiter->next = nullptr;
-  if (waiter == serving_) {
-    // It was first and there is still not enough: it stays first.
-    serving_ = nullptr;
-    waiter->next = room_waiters_;
-    room_waiters_ = waiter;
+  if (waiter == serving_ || waiter->urgent) {
+    // It was first and there is still not enough: it stays first, but for repairs.
+    if (waiter == serving_) serving_ = nullptr;
+    Waiter** place = &room_waiters_;
+    while (!waiter->urgent && *place != nullptr && (*place)->urgent) place = &(*place)->next;
+    waiter->next = *place;
+    *place = waiter;
     if (waiter->next == nullptr) room_waiters_tail_ = waiter;
   } else {
     if (room_waiters_ == nullptr) {
@@ -485,6 +487,7 @@ void Splitter::advance_tail() {
   if (tail == buffer_->tail()) return;
   buffer_->release_before(tail);
   if (room_waiters_ != nullptr) serve_room_waiters();
+  give_up_if_stuck();
 }
 
 void Splitter::reserve_lsns() {
@@ -601,6 +604,7 @@ Splitter::Piece* Splitter::take_piece() {
   piece->child.on_done = on_primary_done;
   piece->child.owner = piece;
   piece->waits_for_log = false;
+  piece->repair_waits = false;
   return piece;
 }
 

@@ -108,6 +108,7 @@ class Splitter {
   struct Waiter {
     void (*resume)(Waiter* waiter) = nullptr;
     Waiter* next = nullptr;
+    bool urgent = false;  // a repair: the buffer's tail may wait for it
   };
   struct OwnEntry;
   enum class GapState : uint8_t { kNone, kOpening, kOpen };
@@ -129,6 +130,7 @@ class Splitter {
   void repair(Piece* piece);
   void repair_step(Repair* repair);
   void repair_end(Repair* repair);
+  void give_up_if_stuck();
 
   [[nodiscard]] bool has_room(uint64_t bytes) const;
   uint64_t append(format::Entry entry, bool done);

@@ -32,6 +32,7 @@ struct Splitter::Piece {
   uint64_t offset = 0;
   uint64_t length = 0;
   bool waits_for_log = false;
+  bool repair_waits = false;  // it failed, and the buffer is too full to say what became of it
   Piece* next_free = nullptr;
 };
 

@@ -47,6 +47,7 @@ void Splitter::repair(Piece* piece) {
   repair->piece = piece;
   repair->outcome = piece->child.outcome;
   repair->memory = static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, kRepairStepBytes));
+  repair->urgent = true;
   repair->resume = [](Waiter* waiter) {
     auto* waiting = static_cast<Repair*>(waiter);
     waiting->splitter->repair_step(waiting);
@@ -63,10 +64,13 @@ void Splitter::repair_step(Repair* repair) {
     return;
   }
   const uint64_t bytes = repair->have_data && !repair->unreadable ? repair->step : 0;
-  if (must_queue(repair) || !has_room(bytes)) {
+  if (!has_room(bytes)) {
+    piece->repair_waits = !buffer_->has_room(bytes);
     wait_for_room(repair);
+    give_up_if_stuck();
     return;
   }
+  piece->repair_waits = false;
   Entry entry;
   entry.volume = piece->parent->volume->number;
   if (!repair->error_logged) {
@@ -109,6 +113,16 @@ void Splitter::repair_step(Repair* repair) {
     reading->splitter->repair_step(reading);
   };
   piece->parent->volume->primary->submit(&repair->read);
+}
+
+/// Room comes from the buffer's tail only. When the tail is a failed write whose repair itself waits
+/// for room, none will ever come, and every guest would wait for ever: history is given up instead.
+void Splitter::give_up_if_stuck() {
+  const uint64_t tail = buffer_->tail();
+  if (gap_state_ != GapState::kNone || tail == buffer_->head()) return;
+  const Piece* piece = piece_by_slot_[tail % buffer_->slots()];
+  if (piece == nullptr || piece->lsn != tail || !piece->repair_waits) return;
+  open_gap("the primary failed a write while the log buffer was too full to read it back");
 }
 
 void Splitter::repair_end(Repair* repair) {

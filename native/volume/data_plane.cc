@@ -84,7 +84,7 @@ template <typename T, typename Ask>
 Result<T> DataPlane::ask(const Uuid& id, Ask ask) {
   const std::shared_ptr<Slot> slot = find(id);
   if (!slot) return Status(Code::kNotFound, "no group " + id.to_string() + " is open");
-  const std::unique_lock held(slot->mutex);
+  const std::shared_lock held(slot->mutex);
   if (!slot->group) return Status(Code::kNotFound, "no group " + id.to_string() + " is open");
   return ask(*slot->group);
 }

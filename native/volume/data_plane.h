@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -27,8 +28,8 @@ struct DataPlaneEvents {
   std::function<void(const Uuid& group, const format::Gap&)> gap;
 };
 
-/// Every call blocks until it is done and may come from any thread but a reactor's; calls for one
-/// group are done one after the other, except that opening and closing exclude all others of it.
+/// Every call blocks until it is done and may come from any thread but a reactor's. Calls for one group
+/// run side by side; opening and closing it exclude all others.
 class DataPlane {
  public:
   static Result<std::unique_ptr<DataPlane>> create(const DataPlaneOptions& options,
@@ -53,7 +54,7 @@ class DataPlane {
   struct Slot {
     GroupConfig config;
     GroupEnvironment environment;
-    std::mutex mutex;  // held while the group is opened, closed or asked
+    std::shared_mutex mutex;  // exclusive to open and close, shared to ask
     std::unique_ptr<Group> group;
   };
   DataPlane() = default;

@@ -41,9 +41,7 @@ export function resolveConnection(
   const tokenFile = path.resolve(namedFile ?? path.join(state, ADMIN_TOKEN_FILE));
   const given = environment['EVERPOINT_TOKEN']?.trim();
   const token =
-    namedFile === undefined && given
-      ? given
-      : readToken(tokenFile, namedFile !== undefined);
+    namedFile === undefined && given ? given : readToken(tokenFile, namedFile !== undefined);
   return { address: parseAddress(url), url, token, tokenFile };
 }
 

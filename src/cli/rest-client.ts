@@ -30,7 +30,11 @@ export class RestClient {
   }
 
   /** Every page of a list; `keyOf` is what the next page comes after. */
-  async list<T>(path: string, keyOf: (item: T) => string | number, query: Query = {}): Promise<T[]> {
+  async list<T>(
+    path: string,
+    keyOf: (item: T) => string | number,
+    query: Query = {},
+  ): Promise<T[]> {
     const all: T[] = [];
     let after: string | number | undefined;
     for (;;) {
@@ -81,9 +85,13 @@ export class RestClient {
       return JSON.parse(text);
     } catch (error) {
       const { url } = this.connection;
-      throw new CliError(EXIT_FAILED, `${url} did not answer with JSON; is it an everpoint service?`, {
-        cause: error,
-      });
+      throw new CliError(
+        EXIT_FAILED,
+        `${url} did not answer with JSON; is it an everpoint service?`,
+        {
+          cause: error,
+        },
+      );
     }
   }
 
@@ -120,10 +128,14 @@ export class RestClient {
 
   private unreachable(error: Error): CliError {
     const { url } = this.connection;
-    return new CliError(EXIT_NOT_REACHABLE, `cannot reach the service at ${url}: ${error.message}`, {
-      hint: 'is it running? --url or EVERPOINT_URL says where it listens',
-      cause: error,
-    });
+    return new CliError(
+      EXIT_NOT_REACHABLE,
+      `cannot reach the service at ${url}: ${error.message}`,
+      {
+        hint: 'is it running? --url or EVERPOINT_URL says where it listens',
+        cause: error,
+      },
+    );
   }
 
   private refuse(response: http.IncomingMessage, text: string): never {
@@ -131,7 +143,7 @@ export class RestClient {
     let problem: Problem = {};
     try {
       const parsed = JSON.parse(text) as unknown;
-      if (typeof parsed === 'object' && parsed !== null) problem = parsed as Problem;
+      if (typeof parsed === 'object' && parsed !== null) problem = parsed;
     } catch {
       // Not a service of ours, or something before it: its status is all there is to say.
     }
@@ -147,9 +159,11 @@ export class RestClient {
 }
 
 function withQuery(path: string, query: Query): string {
-  const given = Object.entries(query).filter(([, value]) => value !== undefined);
-  if (given.length === 0) return path;
-  return `${path}?${new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString()}`;
+  const given = new URLSearchParams();
+  for (const [key, value] of Object.entries(query)) {
+    if (value !== undefined) given.set(key, String(value));
+  }
+  return given.size === 0 ? path : `${path}?${given.toString()}`;
 }
 
 async function readAll(response: http.IncomingMessage): Promise<string> {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import 'reflect-metadata';
 import { Type } from 'class-transformer';
 import {
   ArrayNotEmpty,

@@ -41,7 +41,10 @@ describe('loadSettings', () => {
   });
 
   it('reads the file, and lets the environment win', () => {
-    writeFileSync(file, 'state: /srv/ep\nlisten: "[::1]:80"\nroots: [/images, /more]\nworkers: 3\n');
+    writeFileSync(
+      file,
+      'state: /srv/ep\nlisten: "[::1]:80"\nroots: [/images, /more]\nworkers: 3\n',
+    );
     expect(loadSettings({ file, environment: {} })).toMatchObject({
       state: '/srv/ep',
       listen: { kind: 'tcp', host: '::1', port: 80 },
@@ -49,7 +52,11 @@ describe('loadSettings', () => {
       workers: 3,
       runDir: '/srv/ep/run',
     });
-    const environment = { EVERPOINT_ROOTS: '/a:/b', EVERPOINT_WORKERS: '5', EVERPOINT_LISTEN: '/run/x' };
+    const environment = {
+      EVERPOINT_ROOTS: '/a:/b',
+      EVERPOINT_WORKERS: '5',
+      EVERPOINT_LISTEN: '/run/x',
+    };
     expect(loadSettings({ file, environment })).toMatchObject({
       listen: { kind: 'unix', path: '/run/x' },
       roots: ['/a', '/b'],
@@ -66,7 +73,9 @@ describe('loadSettings', () => {
     expect(problems('listen: "127.0.0.1:99999"')[0]).toMatch(/not a port/);
     expect(problems('', { EVERPOINT_SEGMENT_BYTES: 'big' })[0]).toMatch(/EVERPOINT_SEGMENT_BYTES/);
     expect(problems('state: ok\nworkers: 2')).toEqual([]);
-    expect(() => loadSettings({ file: '/no/such.yaml', environment: {} })).toThrow(ConfigurationError);
+    expect(() => loadSettings({ file: '/no/such.yaml', environment: {} })).toThrow(
+      ConfigurationError,
+    );
   });
 
   it('keeps sockets short where the state folder is deep', () => {

@@ -110,9 +110,10 @@ export function decodeDefinition(
   } catch (error) {
     throw damaged(file, `it is not JSON (${(error as Error).message})`);
   }
-  const envelope = (
-    typeof parsed === 'object' && parsed !== null ? parsed : {}
-  ) as Record<string, unknown>;
+  const envelope = (typeof parsed === 'object' && parsed !== null ? parsed : {}) as Record<
+    string,
+    unknown
+  >;
   if (envelope['magic'] !== DEFINITION_MAGIC) throw damaged(file, 'its magic is missing');
   if (envelope['version'] !== DEFINITION_VERSION) {
     throw new EverpointError(

@@ -5,7 +5,11 @@ import * as path from 'node:path';
 
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
-import { fakeAddonPath, sampleGroup, temporaryFolder } from '../../test/support/data-plane/sample.js';
+import {
+  fakeAddonPath,
+  sampleGroup,
+  temporaryFolder,
+} from '../../test/support/data-plane/sample.js';
 import { DefinitionStore } from './definitions.js';
 import { InProcessDataPlane } from './in-process.js';
 import { loadAddon } from './native.js';
@@ -20,7 +24,9 @@ describe('InProcessDataPlane', () => {
   const make = async () => {
     const plane = new InProcessDataPlane({ state, addon: loadAddon(fakeAddonPath()) });
     open.push(plane);
-    await (await plane.start()).opened;
+    await (
+      await plane.start()
+    ).opened;
     return plane;
   };
   beforeEach(() => {

@@ -372,7 +372,8 @@ export class InProcessDataPlane implements DataPlanePort {
     }
     try {
       // The definition on disk is the truth; the addon has no use for its last change of name.
-      return { ...(await this.native.status(group.id)), name: definition.name, definition };
+      const status = await this.native.status(group.id);
+      return { ...status, id: group.id, name: definition.name, definition };
     } catch (error) {
       return failedStatus(definition, `its state cannot be read: ${(error as Error).message}`);
     }

@@ -6,7 +6,13 @@ import * as path from 'node:path';
 import { describe, expect, it } from 'vitest';
 
 import { temporaryFolder } from '../../test/support/data-plane/sample.js';
-import { controlSocket, ensureRunDir, packageRoot, runDir, SOCKET_PATH_BYTES_MAX } from './paths.js';
+import {
+  controlSocket,
+  ensureRunDir,
+  packageRoot,
+  runDir,
+  SOCKET_PATH_BYTES_MAX,
+} from './paths.js';
 
 describe('runDir', () => {
   it('lies in the state folder where names fit, in a short stable one where not', () => {

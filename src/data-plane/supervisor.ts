@@ -106,6 +106,7 @@ export class DataPlaneSupervisor {
     this.stopping = true;
     clearTimeout(this.timer);
     this.unsubscribe?.();
+    void this.endSpareChild(0);
     this.change('stopped', 'left running');
   }
 
@@ -117,14 +118,27 @@ export class DataPlaneSupervisor {
     this.stopping = true;
     clearTimeout(this.timer);
     this.change('stopping', 'ending the data plane');
+    await this.endSpareChild(timeoutMs);
     const pid = this.options.client.peer?.pid ?? this.child?.pid;
-    if (pid !== undefined) {
-      await this.end(pid, timeoutMs);
-    }
+    if (pid !== undefined) await this.end(pid, timeoutMs);
     this.unsubscribe?.();
     this.pid = undefined;
     this.child = undefined;
     this.change('stopped', 'ended');
+  }
+
+  /**
+   * A child that waits for the folder's lock beside the data plane that holds it: it would become
+   * the next one at the moment when that one ends. It has nothing open yet.
+   */
+  private async endSpareChild(timeoutMs: number): Promise<void> {
+    const spare = this.child?.pid;
+    const peer = this.options.client.peer?.pid;
+    if (spare === undefined || peer === undefined || spare === peer) return;
+    signal(spare, 'SIGTERM');
+    for (const deadline = Date.now() + timeoutMs; isAlive(spare) && Date.now() < deadline; ) {
+      await sleep(20);
+    }
   }
 
   private async end(pid: number, timeoutMs: number): Promise<void> {
@@ -177,7 +191,8 @@ export class DataPlaneSupervisor {
     this.child = undefined;
     if (this.stopping) return;
     if (child.exitCode === EXIT_LOCKED) {
-      // Another data plane holds the folder: it is starting, ending, or not answering.
+      // Another data plane holds the folder: it runs, or it is starting, ending, or not answering.
+      if (this.options.client.up) return;
       const why = 'another data plane holds the state folder and does not answer yet';
       this.change('starting', why);
       this.later(LOCKED_RETRY_MS);

@@ -26,7 +26,10 @@ describe('checkDefinition', () => {
     ['throttleMaxMs', (group) => (group.throttleMaxMs = -1)],
     ['segmentBytes', (group) => (group.segmentBytes = 4096)],
     ['devices must be a list', (group) => (group.devices = [])],
-    ['the devices must differ', (group) => group.devices.push({ ...group.devices[0]!, path: '/b' })],
+    [
+      'the devices must differ',
+      (group) => group.devices.push({ ...group.devices[0]!, path: '/b' }),
+    ],
     ['absolute path', (group) => (group.devices[0]!.path = 'secondary')],
     ['volumes must be a list', (group) => (group.volumes = [])],
     ['numbers of the volumes', (group) => group.volumes.push({ ...volume(group), name: 'b' })],

@@ -25,6 +25,7 @@ export interface DeleteOptions {
 @Injectable()
 export class GroupService {
   private readonly logger = new Logger(GroupService.name);
+  private readonly leavers: ((groupId: string) => Promise<void>)[] = [];
 
   constructor(
     @Inject(GroupRepository) private readonly groups: GroupRepository,
@@ -36,6 +37,14 @@ export class GroupService {
     @Inject(EventBus) private readonly bus: EventBus,
     @Inject(GroupLock) private readonly lock: GroupLock,
   ) {}
+
+  /**
+   * Called, and waited for, when a group is being deleted and before its history is touched: whoever
+   * writes into the group's folders by itself has to let go of it for good.
+   */
+  onRemove(listener: (groupId: string) => Promise<void>): void {
+    this.leavers.push(listener);
+  }
 
   async list(): Promise<Group[]> {
     return (await this.groups.list()).map(groupOfRow);
@@ -136,6 +145,7 @@ export class GroupService {
         // An earlier deletion may have come this far.
         if (!(error instanceof EverpointError) || error.code !== 'NOT_FOUND') throw error;
       }
+      for (const leave of this.leavers) await leave(group.id);
       if (options.deleteHistory) await this.manifests.removeHistory(group.definition);
       else await this.leaveHistory(group);
       await this.groups.remove(group.id);

@@ -58,6 +58,8 @@ export class MapKeeper implements BeforeApplicationShutdown {
   private readonly abort = new AbortController();
   private readonly waiting = new Set<string>();
   private readonly swept = new Set<string>();
+  /** Deleted groups: nothing may be written into their folders any more. */
+  private readonly gone = new Set<string>();
   private readonly troubles = new Map<string, Trouble>();
   private readonly unsubscribe: (() => void)[] = [];
   private timer: NodeJS.Timeout | undefined;
@@ -74,6 +76,10 @@ export class MapKeeper implements BeforeApplicationShutdown {
     const lag = metrics.gauge('group_map_lag_lsns', 'LSNs that are sealed and not mapped', [
       'group',
     ]);
+    groups.onRemove(async (groupId) => {
+      this.gone.add(groupId);
+      await this.serial.run(groupId, () => Promise.resolve());
+    });
     metrics.addCollector(() =>
       this.collectLag((name, value) => {
         lag.set({ group: name }, value);
@@ -87,6 +93,10 @@ export class MapKeeper implements BeforeApplicationShutdown {
         this.kick(group);
       }),
       this.bus.on('gap', ({ group }) => {
+        this.kick(group);
+      }),
+      this.bus.on('group', ({ group }) => {
+        this.troubles.delete(group);
         this.kick(group);
       }),
       this.bus.on('data-plane', ({ up }) => {
@@ -153,7 +163,7 @@ export class MapKeeper implements BeforeApplicationShutdown {
   }
 
   private noteTrouble(groupId: string, error: Error): void {
-    if (this.abort.signal.aborted) return;
+    if (this.abort.signal.aborted || this.gone.has(groupId)) return;
     if (
       error instanceof EverpointError &&
       error.code === 'NOT_FOUND' &&
@@ -165,11 +175,15 @@ export class MapKeeper implements BeforeApplicationShutdown {
     const waitMs = Math.min(RETRY_MS_MAX, (before?.waitMs ?? RETRY_MS / 2) * 2);
     this.troubles.set(groupId, { error, waitMs, until: performance.now() + waitMs });
     if (before?.error.message === error.message) return;
-    this.logger.warn(`maps of the group ${groupId} wait: ${error.message}`);
+    const text = `maps of the group ${groupId} wait: ${error.message}`;
+    // What passes by itself, like a data plane that starts, is no news.
+    if (error instanceof EverpointError && error.retryable) this.logger.debug(text);
+    else this.logger.warn(text);
   }
 
   /** One look at a group: gaps, markers of the tail, missing maps. */
   private async pass(group: Group): Promise<void> {
+    if (this.gone.has(group.id)) return;
     const log = await this.logs.snapshot(group, false);
     if (!this.swept.has(group.id)) await this.sweep(group, log.state);
     if (log.fault !== undefined) throw log.fault;

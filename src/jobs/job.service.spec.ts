@@ -12,6 +12,9 @@ import type { JobContext, JobHandler } from './job-handler.js';
 import { JobService, JOBS_RUNNING_MAX } from './job.service.js';
 import { ProgressMeter } from './progress-meter.js';
 
+/** As expect.poll, with a bound that a busy machine keeps too. */
+const eventually = <T>(look: () => T) => expect.poll(look, { timeout: 15_000 });
+
 /** Runs until it is told to end, or aborted. */
 class HeldHandler implements JobHandler {
   readonly kind = 'held';
@@ -74,17 +77,17 @@ describe('JobService', () => {
     for (let i = 0; i < JOBS_RUNNING_MAX + 2; i += 1) {
       ids.push((await jobs.enqueue('held', null, {})).id);
     }
-    await expect.poll(() => [...handler.running.keys()]).toEqual(ids.slice(0, JOBS_RUNNING_MAX));
+    await eventually(() => [...handler.running.keys()]).toEqual(ids.slice(0, JOBS_RUNNING_MAX));
     expect(await stateOf(ids[JOBS_RUNNING_MAX] ?? '')).toBe('queued');
     handler.running.get(ids[0] ?? '')?.end();
-    await expect.poll(() => handler.running.has(ids[JOBS_RUNNING_MAX] ?? '')).toBe(true);
+    await eventually(() => handler.running.has(ids[JOBS_RUNNING_MAX] ?? '')).toBe(true);
     const done = await jobs.get(ids[0] ?? '');
     expect(done).toMatchObject({ state: 'done', result: { made: ids[0] } });
   });
 
   it('shows progress while a job runs', async () => {
     const { id } = await jobs.enqueue('held', null, {});
-    await expect.poll(() => handler.running.has(id)).toBe(true);
+    await eventually(() => handler.running.has(id)).toBe(true);
     handler.running.get(id)?.context.report({ done: 3, total: 10, unit: 'bytes' });
     expect((await jobs.get(id)).progress).toMatchObject({ done: 3, total: 10, unit: 'bytes' });
   });
@@ -95,7 +98,7 @@ describe('JobService', () => {
       ids.push((await jobs.enqueue('held', null, {})).id);
     }
     const [running = '', waiting = ''] = [ids[0], ids.at(-1)];
-    await expect.poll(() => handler.running.has(running)).toBe(true);
+    await eventually(() => handler.running.has(running)).toBe(true);
     expect((await jobs.cancel(waiting)).state).toBe('cancelled');
     expect((await jobs.cancel(running)).state).toBe('cancelled');
     expect(handler.cleaned).toEqual([running]);
@@ -105,31 +108,38 @@ describe('JobService', () => {
 
   it('says why a job failed', async () => {
     const { id } = await jobs.enqueue('held', null, {});
-    await expect.poll(() => handler.running.has(id)).toBe(true);
-    const full = new EverpointError('NO_SPACE', 'the disk is full', { operation: 'x', hint: 'free' });
+    await eventually(() => handler.running.has(id)).toBe(true);
+    const full = new EverpointError('NO_SPACE', 'the disk is full', {
+      operation: 'x',
+      hint: 'free',
+    });
     handler.running.get(id)?.end(full);
-    await expect.poll(() => stateOf(id)).toBe('failed');
+    await eventually(() => stateOf(id)).toBe('failed');
     const error = { code: 'NO_SPACE', message: 'the disk is full', hint: 'free' };
     expect((await jobs.get(id)).error).toEqual(error);
   });
 
   it('takes interrupted jobs up again, after what they left was removed', async () => {
     const { id } = await jobs.enqueue('held', null, { a: 1 });
-    await expect.poll(() => handler.running.has(id)).toBe(true);
+    await eventually(() => handler.running.has(id)).toBe(true);
     await jobs.beforeApplicationShutdown();
     expect(await stateOf(id)).toBe('running');
     ({ handler, jobs } = make());
     await jobs.start();
     expect(handler.cleaned).toEqual([id]);
-    await expect.poll(() => handler.running.has(id)).toBe(true);
+    await eventually(() => handler.running.has(id)).toBe(true);
     handler.running.get(id)?.end();
-    await expect.poll(() => stateOf(id)).toBe('done');
+    await eventually(() => stateOf(id)).toBe('done');
   });
 
   it('does not start with a job that it has no handler for', async () => {
     await jobs.enqueue('held', null, {});
     await jobs.beforeApplicationShutdown();
-    const bare = new JobService(new JobRepository(catalog.db), new EventBus(), new MetricsService());
+    const bare = new JobService(
+      new JobRepository(catalog.db),
+      new EventBus(),
+      new MetricsService(),
+    );
     await expect(bare.start()).rejects.toThrow(/kind "held"/);
     await expect(bare.enqueue('other', null, {})).rejects.toThrow(/kind "other"/);
   });

@@ -211,6 +211,8 @@ export class JobService implements BeforeApplicationShutdown {
     const { id, params } = run.row;
     const signal = run.abort.signal;
     try {
+      // Who listens to a signal that was aborted before hears nothing.
+      signal.throwIfAborted();
       const result = await handler.run(params, { id, signal, report });
       const { progress } = run.row;
       const done = { ...progress, done: progress.total, etaSeconds: 0 };

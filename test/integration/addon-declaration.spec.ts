@@ -74,7 +74,9 @@ describe.skipIf(absent)('everpoint.node', () => {
     const group = sampleGroup(temporary.folder, 'declared');
     const open = async () => {
       const plane = new InProcessDataPlane({ state, addon: loadAddon(file) });
-      await (await plane.start()).opened;
+      await (
+        await plane.start()
+      ).opened;
       return plane;
     };
     const first = await open();

@@ -9,6 +9,9 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { packageNode, packageRoot, pidFile } from '../../src/data-plane/paths.js';
 import { groupBody, temporaryFolder } from '../support/control-plane.js';
 
+/** As expect.poll, with a bound that a busy machine keeps too. */
+const eventually = <T>(look: () => T) => expect.poll(look, { timeout: 15_000 });
+
 interface Service {
   child: ChildProcess;
   output: () => string;
@@ -75,7 +78,7 @@ function launch(environment: Record<string, string> = {}, args: string[] = []): 
 
 async function start(environment: Record<string, string> = {}): Promise<Service> {
   const service = launch(environment);
-  await expect.poll(service.output, { timeout: 30_000 }).toMatch(/is ready\.[\s\S]*next /);
+  await eventually(service.output).toMatch(/is ready\.[\s\S]*next /);
   service.url = /REST +(http:\S+)/.exec(service.output())?.[1] ?? '';
   return service;
 }
@@ -142,27 +145,18 @@ it('starts, protects, restores, outlives its control plane, and ends cleanly', a
     targets: [target],
   });
   expect(asked.status, JSON.stringify(asked.body)).toBe(202);
-  await expect
-    .poll(
-      async () =>
-        (await call(service, 'GET', `/v1/jobs/${String(asked.body['id'])}`)).body['state'],
-    )
-    .toBe('done');
+  await eventually(
+    async () => (await call(service, 'GET', `/v1/jobs/${String(asked.body['id'])}`)).body['state'],
+  ).toBe('done');
   expect(readFileSync(target.path).equals(Buffer.alloc(1 << 20))).toBe(true);
 
   // The data plane dies: it is started again, and the group is open again.
   process.kill(pid, 'SIGKILL');
-  await expect
-    .poll(async () => (await call(service, 'GET', '/readyz')).status, { timeout: 15_000 })
-    .toBe(200);
-  await expect
-    .poll(() => dataPlanePid() !== pid && isAlive(dataPlanePid() ?? 0), { timeout: 15_000 })
-    .toBe(true);
-  await expect
-    .poll(async () => (await call(service, 'GET', '/v1/groups/web-1')).body['state'], {
-      timeout: 15_000,
-    })
-    .toBe('protected');
+  await eventually(async () => (await call(service, 'GET', '/readyz')).status).toBe(200);
+  await eventually(() => dataPlanePid() !== pid && isAlive(dataPlanePid() ?? 0)).toBe(true);
+  await eventually(async () => (await call(service, 'GET', '/v1/groups/web-1')).body['state']).toBe(
+    'protected',
+  );
 
   // Two signals, as npm delivers them, end both once and cleanly.
   const next = dataPlanePid() ?? 0;
@@ -203,7 +197,7 @@ it('listens on a unix socket, and takes the place of one that a crash left', asy
   const socket = path.join(temporary.folder, 'rest.sock');
   for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
     const service = launch({ EVERPOINT_LISTEN: socket });
-    await expect.poll(service.output, { timeout: 30_000 }).toMatch(/is ready/);
+    await eventually(service.output).toMatch(/is ready/);
     expect(statSync(socket).isSocket()).toBe(true);
     service.child.kill(signal);
     await service.ended;

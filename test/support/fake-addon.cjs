@@ -11,6 +11,8 @@
 
 const fs = require('node:fs');
 const path = require('node:path');
+const process = require('node:process');
+const { setTimeout } = require('node:timers');
 
 function failure(code, message) {
   return Object.assign(new Error(message), { code });
@@ -53,7 +55,7 @@ class DataPlane {
       : JSON.parse(fs.readFileSync(file, 'utf8'));
     if (!create) record.epoch += 1;
     fs.mkdirSync(folder, { recursive: true });
-    const group = { definition: structuredClone(definition), record, file };
+    const group = { definition: JSON.parse(JSON.stringify(definition)), record, file };
     this.#groups.set(definition.id, group);
     this.#save(group, false);
     return this.#status(group);

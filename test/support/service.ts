@@ -125,7 +125,10 @@ export class Service {
   /** Starts the control plane; answers when it is ready. `environment` adds to the first one. */
   async start(environment: Record<string, string> = {}): Promise<void> {
     this.#environment = { ...this.#environment, ...environment };
-    const child = spawn(NODE, [MAIN], {
+    // setpriv: where this process is killed, the service gets a SIGTERM and ends cleanly. A process
+    // group of its own: Ctrl-C on the terminal is for the script that runs it, which ends it in turn.
+    const child = spawn('setpriv', ['--pdeathsig', 'TERM', NODE, MAIN], {
+      detached: true,
       env: {
         ...process.env,
         EVERPOINT_STATE: this.state,

@@ -48,7 +48,10 @@ describe('problemOf', () => {
 
   it('keeps refusals of the framework', () => {
     expect(problemOf(new NotFoundException('Cannot GET /x'))).toMatchObject({ status: 404 });
-    expect(problemOf(new ForbiddenException('no'))).toMatchObject({ status: 403, code: 'FORBIDDEN' });
+    expect(problemOf(new ForbiddenException('no'))).toMatchObject({
+      status: 403,
+      code: 'FORBIDDEN',
+    });
     const parser = Object.assign(new Error('Body is not valid JSON'), { statusCode: 400 });
     expect(problemOf(parser)).toMatchObject({ status: 400, detail: 'Body is not valid JSON' });
   });

@@ -199,4 +199,3 @@ function handlersOf(port: DataPlanePort, onShutdown: () => Promise<void>): Handl
     shutdown: onShutdown,
   };
 }
-

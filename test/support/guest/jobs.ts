@@ -108,8 +108,15 @@ export function makeFilesJob(options: MakeFilesOptions): string {
   ].join('\n');
 }
 
-/** Overwrites every second file in place, deletes the others and the manifest, writes another. */
-export function destroyFilesJob(options: { device: string; alreadyMounted?: boolean }): string {
+/**
+ * Overwrites every second file in place, deletes the others and the manifest, writes another. With a
+ * label, prints the checksums of what is left.
+ */
+export function destroyFilesJob(options: {
+  device: string;
+  alreadyMounted?: boolean;
+  label?: string;
+}): string {
   return [
     ...(options.alreadyMounted === true ? [] : [mount(options.device, false)]),
     `n=0; gone=0; over=0`,
@@ -123,6 +130,9 @@ export function destroyFilesJob(options: { device: string; alreadyMounted?: bool
     `done </tmp/victims`,
     `rm -f ${MANIFEST}`,
     `${randomBytes(`${MOUNT}/rubbish`, '4194304')} || exit 22`,
+    ...(options.label === undefined
+      ? []
+      : ['sync; echo 3 >/proc/sys/vm/drop_caches', printSums(options.label)]),
     `echo "destroyed: $over overwritten, $gone deleted"`,
     `umount ${MOUNT} || exit 23`,
   ].join('\n');
