@@ -39,7 +39,8 @@ class VhostDriver {
 namespace vhost_library {
 
 /// Binds and listens on `path`. A socket that is there already was left by a process that was killed
-/// and is replaced; another kind of file is kAlreadyExists. kBusy when this process listens there. `driver` is used until close() has returned.
+/// and is replaced; another kind of file is kAlreadyExists. kBusy when this process listens there.
+/// `driver` is used until close() has returned.
 Status listen(const std::string& path, uint64_t features, VhostDriver* driver);
 
 /// Ends the connection, if any, without on_disconnected, stops listening and removes the socket.

@@ -11,7 +11,7 @@ import { DataPlaneUnavailableError } from './errors.js';
 import { EXIT_LOCKED } from './host/exit-codes.js';
 import type { DataPlaneLog } from './in-process.js';
 import { lastFatal, openLogFile } from './log-file.js';
-import { logFile, packageNode, packageRoot } from './paths.js';
+import { logFile, packageNode, packageRoot, pidFile } from './paths.js';
 
 /** A life shorter than this counts as a quick death. */
 const QUICK_DEATH_MS = 3_000;
@@ -106,7 +106,8 @@ export class DataPlaneSupervisor {
     this.stopping = true;
     clearTimeout(this.timer);
     this.unsubscribe?.();
-    void this.endSpareChild(0);
+    const main = this.options.client.peer?.pid;
+    if (main !== undefined) void this.endSpareChild(main, 0);
     this.change('stopped', 'left running');
   }
 
@@ -118,8 +119,9 @@ export class DataPlaneSupervisor {
     this.stopping = true;
     clearTimeout(this.timer);
     this.change('stopping', 'ending the data plane');
-    await this.endSpareChild(timeoutMs);
-    const pid = this.options.client.peer?.pid ?? this.child?.pid;
+    const main = this.options.client.peer?.pid ?? recordedPid(this.options.state);
+    if (main !== undefined) await this.endSpareChild(main, timeoutMs);
+    const pid = main ?? this.child?.pid;
     if (pid !== undefined) await this.end(pid, timeoutMs);
     this.unsubscribe?.();
     this.pid = undefined;
@@ -131,12 +133,11 @@ export class DataPlaneSupervisor {
    * A child that waits for the folder's lock beside the data plane that holds it: it would become
    * the next one at the moment when that one ends. It has nothing open yet.
    */
-  private async endSpareChild(timeoutMs: number): Promise<void> {
+  private async endSpareChild(main: number, timeoutMs: number): Promise<void> {
     const spare = this.child?.pid;
-    const peer = this.options.client.peer?.pid;
-    if (spare === undefined || peer === undefined || spare === peer) return;
+    if (spare === undefined || spare === main) return;
     signal(spare, 'SIGTERM');
-    for (const deadline = Date.now() + timeoutMs; isAlive(spare) && Date.now() < deadline; ) {
+    for (const deadline = Date.now() + timeoutMs; isAlive(spare) && Date.now() < deadline;) {
       await sleep(20);
     }
   }
@@ -284,6 +285,21 @@ function signal(pid: number, name: NodeJS.Signals): void {
     process.kill(pid, name);
   } catch {
     // It is gone already, which is what was wanted.
+  }
+}
+
+/**
+ * The data plane that the pid file names, when that is one: for the moments in which one runs and
+ * the link to it is down. A number that some other process has by now does not count.
+ */
+function recordedPid(state: string): number | undefined {
+  try {
+    const pid = Number(fs.readFileSync(pidFile(state), 'utf8'));
+    const words = fs.readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+    const ours = words.some((word) => word.endsWith(path.join('data-plane', 'host', 'main.js')));
+    return ours && isAlive(pid) ? pid : undefined;
+  } catch {
+    return undefined;
   }
 }
 

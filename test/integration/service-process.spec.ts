@@ -10,7 +10,7 @@ import { packageNode, packageRoot, pidFile } from '../../src/data-plane/paths.js
 import { groupBody, temporaryFolder } from '../support/control-plane.js';
 
 /** As expect.poll, with a bound that a busy machine keeps too. */
-const eventually = <T>(look: () => T) => expect.poll(look, { timeout: 15_000 });
+const eventually = <T>(look: () => T) => expect.poll(look, { timeout: 30_000 });
 
 interface Service {
   child: ChildProcess;

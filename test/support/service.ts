@@ -53,7 +53,7 @@ export async function until<T>(
   timeoutMs = 20_000,
   everyMs = 10,
 ): Promise<T> {
-  for (const deadline = Date.now() + timeoutMs; ; ) {
+  for (const deadline = Date.now() + timeoutMs; ;) {
     const found = await look();
     if (found !== undefined && found !== false) return found;
     if (Date.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);
@@ -265,7 +265,7 @@ export class Service {
   /** A whole list, page by page. */
   async list(path: string): Promise<Json[]> {
     const all: Json[] = [];
-    for (let after = ''; ; ) {
+    for (let after = ''; ;) {
       const page = (await this.get(`${path}?limit=100${after}`)) as Json[];
       all.push(...page);
       if (page.length < 100) return all;

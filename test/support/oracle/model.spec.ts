@@ -71,11 +71,7 @@ const write5 = request(5, BlkType.write, { offset: 1536, length: 2048 });
 const all = [write1, zeroes2, flush3, discard4, write5];
 const good = all.map((one, index) => entry(index + 1, one));
 
-function problems(
-  entries: LogEntry[],
-  requests: JournalRequest[] = all,
-  kills = 0,
-): string {
+function problems(entries: LogEntry[], requests: JournalRequest[] = all, kills = 0): string {
   return matchLog(entries, journalOf(...requests), { kills }).problems.join('\n');
 }
 
@@ -91,7 +87,12 @@ describe('the judgement of a log', () => {
     const slow = request(1, BlkType.write, { completeTick: 100 });
     const requests = [slow, zeroes2, flush3, discard4, write5];
     const order = [zeroes2, flush3, discard4, write5, slow];
-    expect(problems(order.map((one, index) => entry(index + 1, one)), requests)).toBe('');
+    expect(
+      problems(
+        order.map((one, index) => entry(index + 1, one)),
+        requests,
+      ),
+    ).toBe('');
   });
 
   it('finds an order that the front-end excludes', () => {

@@ -224,7 +224,8 @@ class Matcher {
       if (entry.lsn !== before.lsn + 1) {
         this.#problem(`LSN ${entry.lsn} follows LSN ${before.lsn}`);
       }
-      if (entry.timeNs <= before.timeNs) this.#problem(`the time of LSN ${entry.lsn} does not rise`);
+      if (entry.timeNs <= before.timeNs)
+        this.#problem(`the time of LSN ${entry.lsn} does not rise`);
       if (entry.epoch < before.epoch) this.#problem(`the epoch of LSN ${entry.lsn} goes back`);
     }
   }
