@@ -79,7 +79,10 @@ async function startPeer(folder: string, bytes: number): Promise<Target> {
     'qemu-storage-daemon',
     [
       ...['--blockdev', `driver=file,filename=${file},node-name=disk`],
-      ...['--export', `type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path=${socket},writable=on,num-queues=1`],
+      ...[
+        '--export',
+        `type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path=${socket},writable=on,num-queues=1`,
+      ],
     ],
     { stdio: ['ignore', 'ignore', 'inherit'] },
   );
@@ -138,12 +141,17 @@ async function startProtected(folder: string, bytes: number): Promise<Target> {
     stop: async () => {
       await client.deleteGroup(definition.id, { force: true });
       await supervisor.stop();
-      client.close();
+      await client.close();
     },
   };
 }
 
-async function measure(target: Target, load: Case, bytes: number, seconds: number): Promise<Sample> {
+async function measure(
+  target: Target,
+  load: Case,
+  bytes: number,
+  seconds: number,
+): Promise<Sample> {
   const { stdout } = await run(program('everpoint-front-end'), [
     ...['load', '--socket', target.socket, '--rw', load.rw, '--bs', '4096'],
     ...['--depth', String(load.depth), '--queues', '1', '--size', String(bytes)],
@@ -175,7 +183,9 @@ export async function firstLook({ large, say }: BenchOptions): Promise<unknown> 
     for (const start of [startPeer, startPlain, startProtected]) {
       targets.push(await start(folder, bytes));
     }
-    say(`4 KiB random, one queue, ${bytes >> 20} MiB disk on tmpfs, ${rounds} rounds of ${seconds} s; log on the same tmpfs`);
+    say(
+      `4 KiB random, one queue, ${bytes >> 20} MiB disk on tmpfs, ${rounds} rounds of ${seconds} s; log on the same tmpfs`,
+    );
     say('case             target        IOPS   p50 µs   p99 µs   × peer (min … max)');
     const results = [];
     for (const load of cases) {

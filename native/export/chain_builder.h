@@ -28,7 +28,8 @@ constexpr uint16_t kNext = 1;
 constexpr uint16_t kWrite = 2;
 constexpr uint16_t kIndirect = 4;
 
-/// `regions` memfds of `region_bytes` each that follow each other in guest addresses, but not in ours.
+/// `regions` memfds of `region_bytes` each that follow each other in guest addresses, but not in
+/// ours.
 class TestGuest {
  public:
   static constexpr uint64_t kBase = 0x40000000;

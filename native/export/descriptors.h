@@ -15,8 +15,8 @@ bool is_eventfd(int fd);
 int duplicate(int fd);
 
 /// The connected (or, with `listening`, the listening) socket of this process that is bound to
-/// `path`, or -1. rte_vhost accepts sockets itself and does not tell which. Of several connected ones
-/// it is one whose peer has not closed.
+/// `path`, or -1. rte_vhost accepts sockets itself and does not tell which. Of several connected
+/// ones it is one whose peer has not closed.
 int find_socket(const std::string& path, bool listening);
 
 /// The peer of a connected socket has closed it.

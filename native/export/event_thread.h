@@ -20,8 +20,8 @@ class EventThreadSignals {
 
 /// The event thread sleeps in poll(2) on a list of descriptors that it makes anew once a second, so
 /// a new socket would wait that long for its first connection, and a guest for its disk after a
-/// restart of ours. An interrupted poll makes the list at once. SIGURG does it: its default is to be
-/// ignored, so nothing can go wrong but that nothing happens. Blocks for some milliseconds.
+/// restart of ours. An interrupted poll makes the list at once. SIGURG does it: its default is to
+/// be ignored, so nothing can go wrong but that nothing happens. Blocks for some milliseconds.
 void wake_event_thread();
 
 }  // namespace ep::exports

@@ -22,8 +22,7 @@ Status check(std::span<const GuestRegionSpec> regions) {
       return Status(Code::kInvalidArgument, "a guest memory region is empty or overflows");
     }
     for (size_t k = 0; k < i; ++k) {
-      if (overlap(region.guest_address, region.bytes, regions[k].guest_address,
-                  regions[k].bytes) ||
+      if (overlap(region.guest_address, region.bytes, regions[k].guest_address, regions[k].bytes) ||
           overlap(region.user_address, region.bytes, regions[k].user_address, regions[k].bytes)) {
         return Status(Code::kInvalidArgument, "guest memory regions overlap");
       }

@@ -30,8 +30,8 @@ class GuestMemory {
 
   /// Maps all regions; the descriptors stay the caller's. kInvalidArgument for regions that are
   /// empty, overlap, overflow, or claim more than their file has.
-  static Result<std::shared_ptr<const GuestMemory>> create(
-      std::span<const GuestRegionSpec> regions, std::span<const int> fds);
+  static Result<std::shared_ptr<const GuestMemory>> create(std::span<const GuestRegionSpec> regions,
+                                                           std::span<const int> fds);
 
   /// Our pointer to a guest address, and in `*bytes` how many of the bytes wanted follow it: fewer
   /// when the region ends first. Null (and 0) when nothing is there.
@@ -46,8 +46,8 @@ class GuestMemory {
     return nullptr;
   }
 
-  /// Copies `bytes` bytes from guest memory, across regions where they follow each other. False when
-  /// some are not there.
+  /// Copies `bytes` bytes from guest memory, across regions where they follow each other. False
+  /// when some are not there.
   bool read(uint64_t guest_address, void* to, uint64_t bytes) const;
 
   /// Our pointer to `bytes` bytes at a front-end's address, or null when they do not lie in one

@@ -46,8 +46,8 @@ DescriptorState* states_of(uint8_t* base) {
   return reinterpret_cast<DescriptorState*>(base + sizeof(QueueHeader));
 }
 
-// The other side may look at, and change, every byte at any time. Release stores keep the order that
-// recover() relies on; on this process's own death only program order counts.
+// The other side may look at, and change, every byte at any time. Release stores keep the order
+// that recover() relies on; on this process's own death only program order counts.
 template <typename T>
 T load(const T* from) {
   return __atomic_load_n(from, __ATOMIC_ACQUIRE);
@@ -59,8 +59,7 @@ void store(T* to, T value) {
 
 }  // namespace
 
-Status InflightQueue::recover(uint16_t used_idx, uint16_t ring_size,
-                              std::vector<uint16_t>* heads) {
+Status InflightQueue::recover(uint16_t used_idx, uint16_t ring_size, std::vector<uint16_t>* heads) {
   heads->clear();
   if (ring_size > descriptors_) {
     return Status(Code::kCorruption, "the in-flight area is smaller than the ring");

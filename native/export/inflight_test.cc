@@ -88,8 +88,8 @@ TEST_F(InflightTest, TheAreaIsNotTrusted) {
   std::vector<uint16_t> heads;
   EXPECT_FALSE(queue.recover(0, 16, &heads).is_ok());  // a ring larger than the area
   ASSERT_TRUE(queue.recover(0, 8, &heads).is_ok());
-  auto* bytes = static_cast<uint8_t*>(
-      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0));
+  auto* bytes =
+      static_cast<uint8_t*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0));
   ASSERT_NE(bytes, MAP_FAILED);
   bytes[12] = bytes[13] = 0xff;  // last head 65535, and an index that asks to use it
   EXPECT_TRUE(queue.recover(1, 8, &heads).is_ok());

@@ -115,7 +115,8 @@ int vring_state_changed(int vid, uint16_t queue, int enable) {
   return 0;
 }
 
-// No new_device and destroy_device: they do not come for a guest that uses fewer queues than it has.
+// No new_device and destroy_device: they do not come for a guest that uses fewer queues than it
+// has.
 constexpr rte_vhost_device_ops kDeviceOps = {
     .new_device = nullptr,
     .destroy_device = nullptr,

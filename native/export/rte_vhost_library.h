@@ -38,13 +38,14 @@ class VhostDriver {
 
 namespace vhost_library {
 
-/// Binds and listens on `path`. A socket that is there already was left by a process that was killed
-/// and is replaced; another kind of file is kAlreadyExists. kBusy when this process listens there.
-/// `driver` is used until close() has returned.
+/// Binds and listens on `path`. A socket that is there already was left by a process that was
+/// killed and is replaced; another kind of file is kAlreadyExists. kBusy when this process listens
+/// there. `driver` is used until close() has returned.
 Status listen(const std::string& path, uint64_t features, VhostDriver* driver);
 
 /// Ends the connection, if any, without on_disconnected, stops listening and removes the socket.
-/// Waits for a call to the driver that is being made, so the caller must hold no lock that it needs.
+/// Waits for a call to the driver that is being made, so the caller must hold no lock that it
+/// needs.
 void close(const std::string& path, VhostDriver* driver);
 
 // From inside a VhostDriver call only.

@@ -3,8 +3,8 @@
 
 // A front-end shares files with us and may truncate them at any time; touching what is no longer
 // there raises SIGBUS. The guard turns that into the end of one connection: its handler puts zero
-// pages where the fault was, remembers which mapping was hit, and lets execution go on. Whoever owns
-// the mapping looks at broken() and drops the connection.
+// pages where the fault was, remembers which mapping was hit, and lets execution go on. Whoever
+// owns the mapping looks at broken() and drops the connection.
 //
 // SIGBUS from anywhere else goes to the handler that was installed before (we live in a Node
 // process), or to the default action.

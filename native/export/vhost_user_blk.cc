@@ -33,9 +33,9 @@ Status check(const VhostUserBlkOptions& options) {
                       " bytes, this one " + std::to_string(options.path.size()));
   }
   if (options.queues == 0 || options.queues > limits::kQueuesPerExportMax) {
-    return Status(Code::kInvalidArgument,
-                  "an export has 1 to " + std::to_string(limits::kQueuesPerExportMax) +
-                      " queues, not " + std::to_string(options.queues));
+    return Status(Code::kInvalidArgument, "an export has 1 to " +
+                                              std::to_string(limits::kQueuesPerExportMax) +
+                                              " queues, not " + std::to_string(options.queues));
   }
   if (options.serial.size() > kIdBytes) {
     return Status(Code::kInvalidArgument, "a serial has at most 20 bytes");

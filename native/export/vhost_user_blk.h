@@ -32,10 +32,10 @@ struct VhostUserBlkStats {
   uint64_t requests = 0;
   uint64_t read_bytes = 0;
   uint64_t write_bytes = 0;
-  uint64_t errors = 0;          // requests completed with an error
-  uint64_t malformed = 0;       // of these, refused before the device saw them
+  uint64_t errors = 0;     // requests completed with an error
+  uint64_t malformed = 0;  // of these, refused before the device saw them
   uint64_t resubmitted = 0;
-  uint64_t connections = 0;     // since creation
+  uint64_t connections = 0;  // since creation
   bool connected = false;
   uint32_t in_flight = 0;
 };

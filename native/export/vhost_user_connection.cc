@@ -233,8 +233,9 @@ Handling VhostUserConnection::get_config(VhostMessage* message) {
 Handling VhostUserConnection::set_config(const VhostMessage& message) {
   const auto config = payload_of<ConfigMessage>(message);
   // The cache mode is all a guest may set, and only to what it is. A guest that is told "write
-  // through" sends no flushes any more, and the front-end would not repeat the setting to a back-end
-  // that was started anew. Refused, the guest reads "write back" again and goes on flushing.
+  // through" sends no flushes any more, and the front-end would not repeat the setting to a
+  // back-end that was started anew. Refused, the guest reads "write back" again and goes on
+  // flushing.
   const bool cache_mode = message.bytes >= kConfigHeaderBytes + 1 && config.bytes == 1 &&
                           config.offset == offsetof(virtio_blk_config, wce);
   return cache_mode && config.region[0] == 1 ? Handling::kDone : Handling::kRefuse;
@@ -328,17 +329,15 @@ void VhostUserConnection::start_queue(uint16_t index) {
 
 void VhostUserConnection::swap_call_fd(uint16_t index) {
   const int fd = duplicate(vhost_library::vring_fds(vid_, index).call);
-  core_->reactor->post(
-      [queue = rings_[index].running.get(), fd] { queue->replace_call_fd(fd); });
+  core_->reactor->post([queue = rings_[index].running.get(), fd] { queue->replace_call_fd(fd); });
 }
 
 void VhostUserConnection::stop_queue(uint16_t index) {
   Ring& ring = rings_[index];
   if (ring.running == nullptr) return;
   std::promise<void> stopped;
-  core_->reactor->post([queue = ring.running.get(), &stopped] {
-    queue->stop([&stopped] { stopped.set_value(); });
-  });
+  core_->reactor->post(
+      [queue = ring.running.get(), &stopped] { queue->stop([&stopped] { stopped.set_value(); }); });
   stopped.get_future().wait();
   vhost_library::set_vring_base(vid_, index, ring.running->next_available());
   ring.running = nullptr;
@@ -348,9 +347,7 @@ void VhostUserConnection::stop_all() {
   for (uint16_t i = 0; i < rings_.size(); ++i) stop_queue(i);
 }
 
-bool VhostUserConnection::peer_is_gone() const {
-  return is_hung_up(link_->socket);
-}
+bool VhostUserConnection::peer_is_gone() const { return is_hung_up(link_->socket); }
 
 void VhostUserConnection::retire(std::function<void()> on_gone) {
   // Dies with the last queue that holds it.
@@ -358,9 +355,8 @@ void VhostUserConnection::retire(std::function<void()> on_gone) {
   for (Ring& ring : rings_) {
     ring.ready = false;
     if (ring.running == nullptr) continue;
-    core_->reactor->post([queue = ring.running.release(), last] {
-      queue->stop([queue, last] { delete queue; });
-    });
+    core_->reactor->post(
+        [queue = ring.running.release(), last] { queue->stop([queue, last] { delete queue; }); });
   }
 }
 

@@ -5,9 +5,9 @@
 // area, and which queues run on the reactor. All on rte_vhost's event thread (the export serialises
 // that with its own stop()).
 //
-// Whatever changes what a running queue stands on (memory table, ring address, size, base, in-flight
-// area) stops it first, which waits until the device has answered everything; after the message the
-// queue starts anew.
+// Whatever changes what a running queue stands on (memory table, ring address, size, base,
+// in-flight area) stops it first, which waits until the device has answered everything; after the
+// message the queue starts anew.
 
 #include <functional>
 #include <memory>

@@ -3,7 +3,8 @@
 
 // vhost-user messages as rte_vhost hands them to an external handler. The handler gets a pointer to
 // the library's own structure, of which only the wire part is public; the descriptors behind it are
-// not. Their place is that of DPDK 22.11, and rte_vhost_library.cc refuses to be built with another.
+// not. Their place is that of DPDK 22.11, and rte_vhost_library.cc refuses to be built with
+// another.
 
 #include <array>
 #include <cstddef>

@@ -328,8 +328,7 @@ virtio_blk_config blk_config(const block::Geometry& geometry, uint16_t queues, b
   config.capacity = geometry.size_bytes / kSectorBytes;
   config.seg_max = kDataSegmentsMax;
   config.blk_size = block_bytes;
-  config.physical_block_exp =
-      static_cast<uint8_t>(std::bit_width(physical / block_bytes) - 1);
+  config.physical_block_exp = static_cast<uint8_t>(std::bit_width(physical / block_bytes) - 1);
   config.min_io_size = static_cast<uint16_t>(physical / block_bytes);
   config.wce = write_back ? 1 : 0;
   config.num_queues = queues;

@@ -2,7 +2,8 @@
 #pragma once
 
 // virtio-blk without a transport: from a descriptor chain in guest memory to a checked command, and
-// the config space. Knows no library, no reactor and no file, so that tests can throw anything at it.
+// the config space. Knows no library, no reactor and no file, so that tests can throw anything at
+// it.
 //
 // Everything a chain says is input. Each descriptor is copied once and only the copy is looked at,
 // since a guest may change it after the check.
@@ -40,7 +41,8 @@ struct BlkFacts {
   std::array<uint8_t, kIdBytes> id{};
 };
 
-/// Where a chain is read from. `table` are the ring's descriptors in our address space, `size` many.
+/// Where a chain is read from. `table` are the ring's descriptors in our address space, `size`
+/// many.
 struct ChainSource {
   const uint8_t* table = nullptr;
   uint16_t size = 0;
@@ -68,8 +70,9 @@ struct BlkCommand {
   uint32_t used_bytes = 0;
 };
 
-/// Reads the chain that starts at `head` (< source.size) and checks all of it. `iovecs` has room for
-/// kChainIovecsMax and is what command->iov points into. Never fails: the verdict says what to do.
+/// Reads the chain that starts at `head` (< source.size) and checks all of it. `iovecs` has room
+/// for kChainIovecsMax and is what command->iov points into. Never fails: the verdict says what to
+/// do.
 void parse_command(const ChainSource& source, const BlkFacts& facts, uint16_t head, iovec* iovecs,
                    BlkCommand* command);
 

@@ -214,8 +214,7 @@ TEST_F(VirtioBlkTest, ChainLengthIsBounded) {
     for (uint32_t i = 0; i < segments; ++i) all.push_back({kData + 512ull * i, 512, 0, 0});
     all.push_back({kStatus, 1, kWrite, 0});
     chain(all);
-    const auto expected =
-        segments == kDataSegmentsMax ? Verdict::kSubmit : Verdict::kMalformed;
+    const auto expected = segments == kDataSegmentsMax ? Verdict::kSubmit : Verdict::kMalformed;
     EXPECT_EQ(parse().verdict, expected);
   }
   std::vector<TestDescriptor> endless(kRing, TestDescriptor{kData, 512, 0, 0});
@@ -257,7 +256,8 @@ TEST_F(VirtioBlkTest, IndirectTables) {
 /// Whatever a chain says, the outcome keeps to the rules that the rest of the process relies on.
 TEST_F(VirtioBlkTest, RandomChainsKeepTheRules) {
   const char* given = std::getenv("EP_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  const uint64_t seed =
+      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
   SCOPED_TRACE("EP_SEED=" + std::to_string(seed));
   std::printf("[ SEED     ] EP_SEED=%llu\n", static_cast<unsigned long long>(seed));
   std::mt19937_64 random(seed);
@@ -306,7 +306,8 @@ TEST_F(VirtioBlkTest, RandomChainsKeepTheRules) {
         const bool last = i + 1 >= used;
         to[i].address = i == 0 ? kHeader : last ? kStatus : address();
         to[i].length = i == 0 ? 16 : last ? 1 : length();
-        to[i].flags = static_cast<uint16_t>((last ? 0 : kNext) | (i >= first_writable ? kWrite : 0));
+        to[i].flags =
+            static_cast<uint16_t>((last ? 0 : kNext) | (i >= first_writable ? kWrite : 0));
         to[i].next = static_cast<uint16_t>(i + 1);
       }
       for (uint64_t damage = pick(3); damage > 0; --damage) {
@@ -366,8 +367,8 @@ TEST_F(VirtioBlkTest, RandomChainsKeepTheRules) {
     ASSERT_LE(command.iov_count, kChainIovecsMax);
     uint64_t sum = 0;
     for (uint32_t i = 0; i < command.iov_count; ++i) {
-      ASSERT_TRUE(inside(static_cast<const uint8_t*>(command.iov[i].iov_base),
-                         command.iov[i].iov_len));
+      ASSERT_TRUE(
+          inside(static_cast<const uint8_t*>(command.iov[i].iov_base), command.iov[i].iov_len));
       sum += command.iov[i].iov_len;
     }
     ASSERT_EQ(sum, command.length);

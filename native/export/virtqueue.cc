@@ -125,7 +125,8 @@ void Virtqueue::stop(std::function<void()> on_stopped) {
 
 void Virtqueue::finish_stop_if_idle() {
   if (!on_stopped_ || leaving_ || in_flight_ > 0) return;
-  // Heads that a dead back-end left are finished first: GET_VRING_BASE promises that nothing is open.
+  // Heads that a dead back-end left are finished first: GET_VRING_BASE promises that nothing is
+  // open.
   if (resubmitted_ < resubmit_.size() && !broken_ && !memory_lost_) return;
   leaving_ = true;
   call_guest();
@@ -168,7 +169,7 @@ void Virtqueue::take_some(unsigned* budget) {
   if (*budget == 0) return;  // older ones are still to be resubmitted
   const auto waiting = static_cast<uint16_t>(available_index() - last_available_);
   if (waiting > setup_.size) return give_up_ring();
-  for (uint16_t i = 0; i < waiting && *budget > 0; ++i) {
+  for (uint16_t i = 0; i<waiting&& * budget> 0; ++i) {
     --*budget;
     const uint16_t head =
         available_entry(static_cast<uint16_t>(last_available_ & (setup_.size - 1)));

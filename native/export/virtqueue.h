@@ -90,8 +90,8 @@ class Virtqueue final : public reactor::Poller {
   // On the reactor.
   /// Takes the ring up where it stands, with what was in flight at a former back-end's death first.
   void start();
-  /// Takes no new requests, finishes those taken, leaves the reactor, then calls `on_stopped`, after
-  /// which the queue may be freed (but not from inside it). Once only.
+  /// Takes no new requests, finishes those taken, leaves the reactor, then calls `on_stopped`,
+  /// after which the queue may be freed (but not from inside it). Once only.
   void stop(std::function<void()> on_stopped);
   /// Replaces the guest's interrupt and signals the new one once, since a completion may have gone
   /// to the old one. Takes ownership of `fd`.

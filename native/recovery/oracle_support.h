@@ -610,6 +610,15 @@ inline LogSum check_log(World& world, bool complete) {
   return sum;
 }
 
+inline std::string describe(const World& world, const uint8_t* sector) {
+  const auto id = load_le<uint64_t>(sector);
+  const auto found = world.requests.find(id);
+  if (found == world.requests.end()) return "nothing of a request";
+  return "request " + std::to_string(id) + " (submitted " + std::to_string(found->second.submitted) +
+         ", answered " + std::to_string(found->second.completed) + " of " +
+         std::to_string(world.clock) + ")";
+}
+
 /// Wherever the primary differs from what the segments alone hold, the dirty region log (as it
 /// stands on disk) says dirty.
 inline void check_dirty_regions(World& world) {
@@ -637,7 +646,9 @@ inline void check_dirty_regions(World& world) {
       }
       const auto region = static_cast<uint32_t>(sector * 512 / (*regions)->region_bytes());
       ASSERT_TRUE((*regions)->is_dirty(region))
-          << "volume " << volume << " sector " << sector << " differs in a clean region";
+          << "volume " << volume << " sector " << sector << " differs in a clean region: primary has "
+          << describe(world, now.data() + sector * 512) << ", the log up to LSN " << lsn << " has "
+          << describe(world, disks[volume].bytes.data() + sector * 512);
       sector = (uint64_t{region} + 1) * (*regions)->region_bytes() / 512 - 1;
     }
   }

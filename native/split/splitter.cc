@@ -78,6 +78,7 @@ void Splitter::accept(Volume* volume, Request* request) {
   parent->iov_index = 0;
   parent->iov_used = 0;
   parent->left = 0;
+  parent->last_lsn = 0;
   parent->outcome = Outcome::kOk;
   ++in_flight_;
   switch (request->op) {
@@ -107,10 +108,19 @@ void Splitter::accept(Volume* volume, Request* request) {
   begin(parent);
 }
 
+/// The regions are made dirty before anything is logged, not only before the primary is touched: a log
+/// that was ahead of the primary when power went would differ from it in a region called clean.
 void Splitter::begin(Parent* parent) {
   parent->volume->enter(parent);
   parent->left = 1;  // held until the last piece is started
-  advance(parent);
+  parent->dirty.owner = parent;
+  parent->dirty.on_dirty = [](drl::DirtyWaiter* waiter) {
+    auto* ready = static_cast<Parent*>(waiter->owner);
+    ready->volume->splitter->advance(ready);
+  };
+  if (parent->volume->regions->begin_write(parent->offset, parent->length, &parent->dirty)) {
+    advance(parent);
+  }
 }
 
 bool Splitter::overlaps_in_flight(const Volume& volume, const Parent& parent) const {
@@ -173,7 +183,7 @@ bool Splitter::start_piece(Parent* parent) {
   ++parent->left;
   writer_->notify();
   if (options_.ack == Ack::kBoth) writer_->want_durable(piece->lsn);
-  write_primary(piece);
+  parent->volume->primary->submit(&child);
   return true;
 }
 
@@ -195,19 +205,8 @@ void Splitter::pass_through(Parent* parent) {
   child.iov_count = request.iov_count;
   parent->next_offset = parent->length;
   ++parent->left;
-  write_primary(piece);
-}
-
-void Splitter::write_primary(Piece* piece) {
-  Volume* volume = piece->parent->volume;
-  piece->dirty.on_dirty = [](drl::DirtyWaiter* waiter) {
-    auto* ready = static_cast<Piece*>(waiter->owner);
-    ready->parent->volume->primary->submit(&ready->child);
-  };
-  piece->dirty.owner = piece;
-  if (volume->regions->begin_write(piece->offset, piece->length, &piece->dirty)) {
-    volume->primary->submit(&piece->child);
-  }
+  parent->last_lsn = kNeverClean;
+  parent->volume->primary->submit(&child);
 }
 
 void Splitter::on_primary_done(Request* child) {
@@ -216,11 +215,9 @@ void Splitter::on_primary_done(Request* child) {
 }
 
 void Splitter::primary_done(Piece* piece) {
-  Volume* volume = piece->parent->volume;
   const Outcome outcome = piece->child.outcome;
   if (outcome != Outcome::kOk) ++counters_.primary_errors;
   if (piece->lsn == 0) {
-    volume->regions->end_write(piece->offset, piece->length, kNeverClean);
     finish_piece(piece, outcome);
     return;
   }
@@ -230,7 +227,7 @@ void Splitter::primary_done(Piece* piece) {
     return;
   }
   buffer_->set_primary_state(piece->lsn, PrimaryState::kDone);
-  volume->regions->end_write(piece->offset, piece->length, piece->lsn);
+  piece->parent->last_lsn = std::max(piece->parent->last_lsn, piece->lsn);
   done_[piece->lsn % buffer_->slots()] = 1;
   const bool must_wait = options_.ack == Ack::kBoth && gap_state_ != GapState::kOpen &&
                          piece->lsn > writer_->durable_lsn();
@@ -260,7 +257,10 @@ void Splitter::finish_parent(Parent* parent) {
   Volume* volume = parent->volume;
   Request* request = parent->request;
   const Outcome outcome = parent->outcome;
-  if (request->op != block::Op::kFlush) volume->leave(parent);
+  if (request->op != block::Op::kFlush) {
+    volume->regions->end_write(parent->offset, parent->length, parent->last_lsn);
+    volume->leave(parent);
+  }
   parent->next_free = free_parents_;
   free_parents_ = parent;
   --in_flight_;

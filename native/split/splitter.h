@@ -3,8 +3,8 @@
 
 // The life of one write (figures 5 and 6 of the source, [0043]–[0046]; design 4):
 //
-//   submit ─ overlap? wait ─ room? wait ─ LSN, time, one copy into the log buffer, checksum
-//          ─ region clean? dirty region log first ─ primary write out of the buffer
+//   submit ─ overlap? wait ─ region clean? dirty region log first ─ room? wait
+//          ─ LSN, time, one copy into the log buffer, checksum ─ primary write out of the buffer
 //          ─ done: answer (ack: primary) or wait for the log too (ack: both)
 //
 // The log writer takes entries out of the same buffer on its own pace. An entry leaves the buffer
@@ -118,7 +118,6 @@ class Splitter {
   void advance(Parent* parent);
   bool start_piece(Parent* parent);
   void pass_through(Parent* parent);
-  void write_primary(Piece* piece);
   static void on_primary_done(block::Request* child);
   void primary_done(Piece* piece);
   void finish_piece(Piece* piece, block::Outcome outcome);

@@ -26,7 +26,6 @@ inline Status gap_status(const format::Gap& gap) {
 struct Splitter::Piece {
   block::Request child;
   iovec iov{};
-  drl::DirtyWaiter dirty;
   Parent* parent = nullptr;
   uint64_t lsn = 0;  // 0 in a gap
   uint64_t offset = 0;
@@ -45,6 +44,8 @@ struct Splitter::Parent {
   block::Request* request = nullptr;
   block::Request flush;
   ParentWaiter waiter;
+  drl::DirtyWaiter dirty;
+  uint64_t last_lsn = 0;     // of its pieces, kNeverClean when one has none
   uint64_t offset = 0;
   uint64_t length = 0;
   uint64_t next_offset = 0;  // bytes that have become pieces

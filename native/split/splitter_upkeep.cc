@@ -129,8 +129,7 @@ void Splitter::repair_end(Repair* repair) {
   const std::unique_ptr<Repair> owned(repair);
   Piece* piece = repair->piece;
   const bool whole = repair->position == piece->length;
-  piece->parent->volume->regions->end_write(piece->offset, piece->length,
-                                            whole ? repair->last_lsn : kNeverClean);
+  piece->parent->last_lsn = std::max(piece->parent->last_lsn, whole ? repair->last_lsn : kNeverClean);
   done_[piece->lsn % buffer_->slots()] = 1;
   finish_piece(piece, repair->outcome);
   advance_tail();

@@ -33,7 +33,7 @@ import {
 } from './rpc/protocol.js';
 
 const RECONNECT_MS_MIN = 25;
-const RECONNECT_MS_MAX = 250;
+const RECONNECT_MS_MAX = 100;
 const HELLO_TIMEOUT_MS = 5_000;
 
 export interface ClientOptions {

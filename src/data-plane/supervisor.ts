@@ -21,6 +21,8 @@ const BACKOFF_MS_MIN = 1_000;
 const BACKOFF_MS_MAX = 30_000;
 /** How often a state folder that somebody else holds is looked at again. */
 const LOCKED_RETRY_MS = 1_000;
+/** A process that dies loses its connections a moment before it is gone. */
+const DEATH_WAIT_MS = 1_000;
 const STOP_TIMEOUT_MS = 300_000;
 
 export type SupervisorState = 'stopped' | 'starting' | 'running' | 'backoff' | 'stopping';
@@ -180,11 +182,24 @@ export class DataPlaneSupervisor {
   private wentDown(): void {
     const lifeMs = this.upSince === undefined ? 0 : Date.now() - this.upSince;
     this.upSince = undefined;
-    if (this.stopping) return;
+    // A child of ours is either the one that ends, and its exit comes and says more, or already the
+    // next one.
+    if (this.stopping || this.child !== undefined) return;
     const { pid } = this;
-    const ownChild = this.child !== undefined && this.child.pid === pid;
-    if (ownChild) return; // Its exit says more, and comes within milliseconds.
-    this.died(`the data plane (pid ${pid ?? 'unknown'}) went away`, lifeMs < QUICK_DEATH_MS);
+    if (pid !== undefined) void this.awaitDeath(pid, lifeMs);
+  }
+
+  /** Of an adopted one, which is no child: only its process tells whether it died. */
+  private async awaitDeath(pid: number, lifeMs: number): Promise<void> {
+    for (const deadline = Date.now() + DEATH_WAIT_MS; isAlive(pid); await sleep(10)) {
+      if (this.stopping || this.options.client.up) return;
+      if (Date.now() < deadline) continue;
+      this.change('starting', `the data plane (pid ${pid}) lives and does not answer`);
+      this.later(LOCKED_RETRY_MS);
+      return;
+    }
+    if (this.stopping || this.options.client.up || this.child !== undefined) return;
+    this.died(`the data plane (pid ${pid}) went away`, lifeMs < QUICK_DEATH_MS);
   }
 
   private childEnded(child: ChildProcess, bornAt: number): void {

@@ -54,6 +54,7 @@ export class RestorePlanner {
         lastLsn: Math.min(segment.lastLsn, lsn),
       });
     }
+    demandWhole(group, sources, lsn);
     return {
       volumes: await this.volumes(log, tail, mapped, lsn),
       sources,
@@ -86,6 +87,24 @@ export class RestorePlanner {
     }
     return volumes;
   }
+}
+
+/**
+ * The engine takes what it is given for everything there is: a map or segment that is missing would
+ * give older bytes without a word. So the sources must follow each other from the first LSN on.
+ */
+function demandWhole(group: Group, sources: RestoreSource[], lsn: number): void {
+  let next = 1;
+  for (const source of sources) {
+    if (source.firstLsn !== next) break;
+    next = source.lastLsn + 1;
+  }
+  if (next > lsn) return;
+  throw new EverpointError('CORRUPTION', `History of ${group.name} lacks LSN ${next}.`, {
+    operation: 'plan restore',
+    lsnRange: { first: next, last: lsn },
+    hint: 'A log segment or map is missing on the device; points before that LSN are whole.',
+  });
 }
 
 /** Level-0 maps that lie wholly at or before the point, oldest first. */

@@ -14,7 +14,15 @@ import {
   readLog,
   Replay,
 } from '../support/oracle/model.js';
-import { isAlive, type Json, Service, until } from '../support/service.js';
+import {
+  type GroupBody,
+  isAlive,
+  type JobBody,
+  type MadeGroup,
+  type MarkerBody,
+  Service,
+  until,
+} from '../support/service.js';
 
 // The control plane is killed under load and started again: guests must not notice, and what it was
 // doing must be taken up again. By hand: EP_CONTROL_KILLS=10 EP_TEST_SEED=1
@@ -83,10 +91,10 @@ describe('kill -9 of the control plane under load', () => {
       const underKills = load(timed.sockets[0]!, 3 + KILLS * 4);
 
       const jobs: { id: string; lsn: number; files: string[] }[] = [];
-      const marks: Json[] = [];
+      const marks: MarkerBody[] = [];
       for (let kill = 0; kill < KILLS; kill += 1) {
         await sleep(700);
-        marks.push(await running.post(`${checkedUrl}/markers`, { label: `before kill ${kill}` }));
+        marks.push(await running.mark(checked.group.id, `before kill ${kill}`));
         jobs.push(await startRestore(running, checkedUrl, `job-${kill}`));
         await running.killControlPlane();
         expect(isAlive(dataPlane)).toBe(true);
@@ -94,23 +102,18 @@ describe('kill -9 of the control plane under load', () => {
         await sleep(500);
         await running.start();
         expect(running.dataPlanePid()).toBe(dataPlane);
-        const info = await running.get('/v1/info');
+        const info = await running.info();
         expect(info.dataPlane).toMatchObject({ state: 'up', pid: dataPlane });
-        const groups = await running.list('/v1/groups');
+        const groups = await running.list<GroupBody>('/v1/groups');
         expect(groups.map((group) => [group.name, group.state]).sort()).toEqual([
           ['checked', 'protected'],
           ['timed', 'protected'],
         ]);
         // The same sockets, and the front-ends still behind them.
-        const again = groups.find((group) => group.name === 'checked');
-        expect(again.volumes.map((volume: Json) => volume.exports[0].path)).toEqual(
-          checked.sockets,
-        );
-        expect(again.volumes.map((volume: Json) => volume.exports[0].connected)).toEqual([
-          true,
-          true,
-        ]);
-        marks.push(await running.post(`${checkedUrl}/markers`, { label: `after kill ${kill}` }));
+        const again = groups.find((group) => group.name === 'checked')!;
+        expect(again.volumes.map((volume) => volume.exports[0]?.path)).toEqual(checked.sockets);
+        expect(again.volumes.map((volume) => volume.exports[0]?.connected)).toEqual([true, true]);
+        marks.push(await running.mark(checked.group.id, `after kill ${kill}`));
       }
       const shaken = await underKills;
       frontEnd.send('stop');
@@ -128,11 +131,11 @@ describe('kill -9 of the control plane under load', () => {
 
       await everySegmentIsMapped(running, checked.group);
       await everySegmentIsMapped(running, timed.group);
-      const listed = await running.get(`${checkedUrl}/markers`);
+      const listed = await running.get<MarkerBody[]>(`${checkedUrl}/markers`);
       expect(listed).toMatchObject(marks.map(({ label, lsn }) => ({ label, lsn })));
 
       await judge(running, checked, journalPath, jobs);
-      const other = await running.restore(`${timed.group.id}`, 'latest', ['vda'], 'timed');
+      const other = await running.restore(timed.group.id, 'latest', ['vda'], 'timed');
       const [primary] = timed.primaries;
       const difference = firstDifference(readFileSync(primary!), readFileSync(other.files[0]!));
       expect(difference).toBeUndefined();
@@ -150,35 +153,35 @@ async function startRestore(
   url: string,
   name: string,
 ): Promise<{ id: string; lsn: number; files: string[] }> {
-  const { lsn } = await running.get(`${url}/resolve?at=latest`);
+  const { lsn } = await running.get<{ lsn: number }>(`${url}/resolve?at=latest`);
   const targets = VOLUMES.map((volume) => ({
     volume,
     path: join(running.folder, `${name}-${volume}.raw`),
   }));
-  const job = await running.post(`${url}/restores`, { at: `lsn:${lsn}`, targets });
-  return { id: job.id as string, lsn, files: targets.map((target) => target.path) };
+  const job = await running.post<JobBody>(`${url}/restores`, { at: `lsn:${lsn}`, targets });
+  return { id: job.id, lsn, files: targets.map((target) => target.path) };
 }
 
-async function everySegmentIsMapped(running: Service, group: Json): Promise<void> {
+async function everySegmentIsMapped(running: Service, group: GroupBody): Promise<void> {
   await until('every sealed segment has a map', async () => {
-    const segments = await running.list(`/v1/groups/${group.id}/segments`);
+    const segments = await running.segments(group.id);
     const sealed = segments.filter((one) => one.state === 'sealed');
-    return sealed.length > 0 && sealed.every((one) => one.mapped === true);
+    return sealed.length > 0 && sealed.every((one) => one.mapped);
   });
 }
 
 async function judge(
   running: Service,
-  { group, primaries }: { group: Json; primaries: readonly string[] },
+  { group, primaries }: MadeGroup,
   journalPath: string,
   jobs: readonly { id: string; lsn: number; files: string[] }[],
 ): Promise<void> {
   const restores = [...jobs];
   for (const { id } of jobs) expect(await running.jobEnd(id)).toMatchObject({ state: 'done' });
-  const latest = await running.restore(`${group.id}`, 'latest', VOLUMES, 'latest');
+  const latest = await running.restore(group.id, 'latest', VOLUMES, 'latest');
   restores.push({ id: '', ...latest });
   const journal = readJournal(journalPath);
-  const entries = readLog(await running.segments(group));
+  const entries = readLog(await running.segmentFiles(group.id));
   const match = matchLog(entries, journal);
   expect(match.problems).toEqual([]);
   // One epoch: the data plane never stopped.

@@ -25,7 +25,7 @@ import {
   readLog,
   Replay,
 } from '../support/oracle/model.js';
-import { isAlive, type Json, Service, until } from '../support/service.js';
+import { type GroupBody, isAlive, Service, until } from '../support/service.js';
 
 // The data plane is killed again and again under load, its primaries slow and answering out of
 // order, and started again by the control plane each time.
@@ -136,11 +136,11 @@ describe('kill -9 of the data plane under the load of a front-end', () => {
       expect(done['resubmitted']).toBeGreaterThan(kills);
 
       const status = await until('the group answers', async () => {
-        const now = await running.get(`/v1/groups/${group.id}`);
+        const now = await running.group(group.id);
         return now.state === 'protected' && now;
       });
       expect(status.reason).toBe('');
-      expect(await running.list(`/v1/groups/${group.id}/gaps`)).toEqual([]);
+      expect(await running.gaps(group.id)).toEqual([]);
 
       const figures = await judge(running, group, journalPath, primaries, kills);
       const downs = end.lines.filter((line) => line.event === 'reconnected');
@@ -155,6 +155,43 @@ describe('kill -9 of the data plane under the load of a front-end', () => {
     },
     60_000 + KILLS * 15_000,
   );
+
+  it(`leaves log and primaries equal when the front-end dies with it, seed ${SEED}`, async () => {
+    // Nobody resubmits then: what the log has and the primary has not must be redone.
+    const running = await start();
+    const random = seededRandom(SEED);
+    const { group, sockets, primaries } = await running.createGroup(
+      'both-die',
+      VOLUMES.map((name, index) => ({ name, sizeBytes: SIZES[index]!, queues: 2 })),
+    );
+    const lsns: number[] = [];
+    for (let round = 0; round < Math.max(3, KILLS / 2); round += 1) {
+      const journal = join(running.folder, `journal-${round}.bin`);
+      const more = ['--first-id', `${1 + round * 1_000_000}`, '--initial', 'unknown'];
+      const frontEnd = startLoad(sockets, journal, [...more, '--depth', '16']);
+      await frontEnd.waitFor('started');
+      await sleep(300 + 400 * random());
+      frontEnd.kill();
+      await killOnce(running);
+      await frontEnd.ended;
+      await until('the group is open', async () => {
+        const now = await running.group(group.id);
+        return now.state === 'protected';
+      });
+      const { lsn, files } = await running.restore(group.id, 'latest', VOLUMES, `round-${round}`);
+      lsns.push(lsn);
+      for (const [volume, file] of files.entries()) {
+        const primary = readFileSync(primaries[volume]!);
+        const difference = firstDifference(readFileSync(file), primary);
+        expect(difference, `primary of ${VOLUMES[volume]}, round ${round}`).toBeUndefined();
+      }
+    }
+    expect(await running.gaps(group.id)).toEqual([]);
+    const entries = readLog(await running.segmentFiles(group.id));
+    expect(entries.filter((entry) => entry.damagedSector !== undefined)).toEqual([]);
+    expect(entries.map((entry) => entry.lsn)).toEqual(entries.map((_, index) => index + 1));
+    console.log(`seed ${SEED}: both killed ${lsns.length} times, at LSN ${lsns.join(', ')}`);
+  });
 
   it('is found out when requests in flight are not resubmitted', async () => {
     const running = await start({ ...SETTINGS, EVERPOINT_TEST_RESUBMIT: 'off' });
@@ -191,15 +228,15 @@ describe('kill -9 of the data plane under the load of a front-end', () => {
 /** Log, journal, primaries and restores must all tell the same story. @returns figures, in words */
 async function judge(
   running: Service,
-  group: Json,
+  group: GroupBody,
   journalPath: string,
   primaries: readonly string[],
   kills: number,
 ): Promise<string> {
-  const latest = await running.restore(group.id as string, 'latest', VOLUMES, 'latest');
+  const latest = await running.restore(group.id, 'latest', VOLUMES, 'latest');
   const journal = readJournal(journalPath);
   expect(journal.complete).toBe(true);
-  const entries = readLog(await running.segments(group));
+  const entries = readLog(await running.segmentFiles(group.id));
   expect(entries.at(-1)!.lsn).toBe(latest.lsn);
   const match = matchLog(entries, journal, { kills });
   expect(match.problems).toEqual([]);
@@ -208,7 +245,7 @@ async function judge(
   expect(ends.length).toBeGreaterThanOrEqual(kills);
   const restores = [latest];
   for (const lsn of pickSome(ends.slice(0, -1), 4)) {
-    restores.push(await running.restore(`${group.id}`, `lsn:${lsn}`, VOLUMES, `epoch-${lsn}`));
+    restores.push(await running.restore(group.id, `lsn:${lsn}`, VOLUMES, `epoch-${lsn}`));
   }
   const replay = new Replay(entries, match, journal, SIZES);
   for (const restored of restores.sort((a, b) => a.lsn - b.lsn)) {
@@ -289,11 +326,11 @@ async function guestUnderKills(seed: number): Promise<void> {
     const kernel = guest.lines.filter((line) => line.from === 'console');
     expect(kernel.filter((line) => /I\/O error|blk_update_request/.test(line.text))).toEqual([]);
 
-    const { files } = await running.restore(group.id as string, 'latest', ['vda'], 'restored');
+    const { files } = await running.restore(group.id, 'latest', ['vda'], 'restored');
     expect(firstDifference(readFileSync(primaries[0]!), readFileSync(files[0]!))).toBeUndefined();
     const check = loadCheckArgs({ ...load, device: files[0]! }, progress.flushed);
     const said = execFileSync(buildDiskLoad(), check, { encoding: 'utf8' });
-    const gaps = await running.list(`/v1/groups/${group.id}/gaps`);
+    const gaps = await running.gaps(group.id);
     expect(gaps).toEqual([]);
     console.log(
       `seed ${seed}: ${guest.accel} guest, ${GUEST_KILLS} kills, ${progress.ops} requests, the ` +

@@ -21,7 +21,14 @@ Boots a QEMU guest on a protected disk, lets it destroy its files, and gets them
 `;
 
 const MIB = 1 << 20;
-const SHAPE = { sizeBytes: 256 * MIB, files: 48, minBytes: 1, maxBytes: 2 * MIB, seed: 1 };
+const SHAPE = {
+  sizeBytes: 256 * MIB,
+  files: 48,
+  minBytes: 1,
+  maxBytes: 2 * MIB,
+  seed: 1,
+  segmentBytes: 16 * MIB,
+};
 
 interface Options {
   keep: boolean;
@@ -98,7 +105,8 @@ class Demo {
     if (result === undefined) this.#showFailure(failure);
     await this.#end();
     if (result !== undefined) this.#showVerdict(result);
-    if (this.#options.json) process.stdout.write(`${JSON.stringify(this.#report(result, failure), null, 2)}\n`);
+    if (this.#options.json)
+      process.stdout.write(`${JSON.stringify(this.#report(result, failure), null, 2)}\n`);
     return result?.held === true ? 0 : 1;
   }
 
@@ -167,7 +175,11 @@ class Demo {
   #report(result: ScenarioResult | undefined, failure: unknown): object {
     const kept = this.#options.keep ? { folder: this.#folder } : {};
     if (result !== undefined) return { ...result, ...kept };
-    return { held: false, error: failure instanceof Error ? failure.message : String(failure), ...kept };
+    return {
+      held: false,
+      error: failure instanceof Error ? failure.message : String(failure),
+      ...kept,
+    };
   }
 }
 

@@ -91,9 +91,10 @@ export async function call<Answer>(
   path: string,
   body?: unknown,
 ): Promise<Answer> {
-  const { status, text, body: answer } = await service.call(method, path, body);
-  if (status >= 200 && status < 300) return answer as Answer;
-  throw new ServiceError(`${method} ${path}`, `${status} ${problemText(text)}`, status);
+  const answer = await service.call(method, path, body);
+  if (answer.status >= 200 && answer.status < 300) return answer.body as Answer;
+  const why = `${answer.status} ${problemText(answer.text)}`;
+  throw new ServiceError(`${method} ${path}`, why, answer.status);
 }
 
 /** `/metrics` by name and labels, as they stand there. */
@@ -134,10 +135,9 @@ export function lastWords(service: Service, lines = 15): string {
       .filter((line) => line !== '')
       .slice(-lines)
       .map((line) => `  ${name}: ${line}`);
-  return [
-    ...part('service', service.output),
-    ...part('data plane', service.dataPlaneLog),
-  ].join('\n');
+  return [...part('service', service.output), ...part('data plane', service.dataPlaneLog)].join(
+    '\n',
+  );
 }
 
 function problemText(text: string): string {

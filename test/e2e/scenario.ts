@@ -51,6 +51,8 @@ export interface ScenarioOptions {
   maxBytes: number;
   /** Sizes of the files follow from it. */
   seed: number;
+  /** Small, so that a short run seals segments and builds maps; at least 8 MiB. */
+  segmentBytes: number;
   accel?: AccelChoice;
   onGuestLine?: (line: GuestLine) => void;
 }
@@ -114,8 +116,6 @@ const MARKER = 'before the accident';
 const DEVICE = '/dev/vda';
 const QUEUES = 2;
 const GUEST_MS_MAX = 300_000;
-/** Small, so that the log has segments to seal and maps to build within a minute. */
-const SEGMENT_BYTES = 16 << 20;
 const MADE = 'made';
 const LEFT = 'left';
 /** The guest's end, which its kernel reports as loudly as an error. */
@@ -201,7 +201,8 @@ export class Scenario {
       const { kernel } = buildInitramfs();
       const qemu = qemuVersion(QEMU).text.replace(/^QEMU emulator version (\S+).*$/, '$1');
       const cpuCount = cpus().length;
-      const kind = accel === 'kvm' ? 'KVM' : 'emulation (TCG): KVM does not boot a guest here';
+      const slow = why === 'asked for' ? 'as asked for' : 'KVM does not boot a guest here';
+      const kind = accel === 'kvm' ? 'KVM' : `emulation (TCG): ${slow}`;
       step.note(`${plural(cpuCount, 'CPU')}; guests run by ${kind}`);
       step.note(`QEMU ${qemu}, guest kernel ${kernel.version}`);
       return { cpus: cpuCount, qemu, accel, why, kernel: kernel.version };
@@ -212,7 +213,7 @@ export class Scenario {
     return this.#step('Start the service', async (step) => {
       this.#starting = Service.start({
         folder: this.#options.folder,
-        environment: { EVERPOINT_SEGMENT_BYTES: String(SEGMENT_BYTES) },
+        environment: { EVERPOINT_SEGMENT_BYTES: String(this.#options.segmentBytes) },
       });
       const service = await this.#starting;
       this.#service = service;
@@ -254,13 +255,15 @@ export class Scenario {
       await this.#watchGuest(step, guest, 'pause written');
       const made = parseManifest(textsOf(guest), MADE);
       const figures = await this.#figures();
-      step.note(`${plural(made.size, 'file')}, ${bytes(fileBytes)}; their sha256 made in the guest`);
+      step.note(
+        `${plural(made.size, 'file')}, ${bytes(fileBytes)}; their sha256 made in the guest`,
+      );
       noteFigures(step, figures);
       return { made, figures };
     });
     const marker = await this.#step(`Mark the moment "${MARKER}"`, async (step) => {
       const answer = await this.#api<PointAnswer>('POST', '/markers', { label: MARKER });
-      step.note(`LSN ${count(answer.lsn)}, ${answer.time}; the guest’s file system is mounted`);
+      step.note(`LSN ${count(answer.lsn)}, ${answer.time}; the guest’s file system is in use`);
       return answer;
     });
     return this.#step('The guest destroys its files', async (step) => {
@@ -338,7 +341,8 @@ export class Scenario {
       const began = performance.now();
       const { equal, sizeBytes, firstDifference } = await compareImages(latest.path, this.primary);
       const ms = performance.now() - began;
-      const where = firstDifference === null ? '' : `; they differ at byte ${count(firstDifference)}`;
+      const where =
+        firstDifference === null ? '' : `; they differ at byte ${count(firstDifference)}`;
       const text = `both are the same ${count(sizeBytes)} bytes${where}`;
       this.#check(step, equal, equal ? `${text} (${speed(sizeBytes, ms)})` : text);
     });
@@ -503,10 +507,7 @@ export class Scenario {
       flushes: take('flushes'),
       logBytes: take('log_bytes'),
       errors:
-        take('primary_errors') +
-        take('log_errors') +
-        ofExports('errors') +
-        ofExports('malformed'),
+        take('primary_errors') + take('log_errors') + ofExports('errors') + ofExports('malformed'),
     };
   }
 }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { WriteStream } from 'node:tty';
 import { duration } from './format.ts';
 import type { Check, Stage, Step } from './scenario.ts';
 
@@ -8,7 +7,7 @@ const LIVE_MS = 120;
 const SPINNER = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
 
 export interface TerminalOptions {
-  out: WriteStream | NodeJS.WriteStream;
+  out: NodeJS.WriteStream;
   /** Guest output will come in between: nothing is redrawn. */
   verbose: boolean;
 }
@@ -31,7 +30,7 @@ export class Terminal implements Stage {
   #open = false;
 
   constructor(options: TerminalOptions) {
-    this.#out = options.out as NodeJS.WriteStream;
+    this.#out = options.out;
     this.#verbose = options.verbose;
     const terminal = this.#out.isTTY === true && process.env['TERM'] !== 'dumb';
     this.#redraws = terminal && !options.verbose;

@@ -26,7 +26,8 @@ namespace ep::fuzz {
 
 class TestFolder {
  public:
-  explicit TestFolder(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+  explicit TestFolder(
+      const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
     std::string name = (parent / "ep-fuzz-XXXXXX").string();
     EXPECT_NE(mkdtemp(name.data()), nullptr);
     path_ = name;

@@ -15,9 +15,9 @@
 #include <cstring>
 #include <thread>
 
+#include "back_end.h"
 #include "front-end/probe.h"
 #include "front-end/workload.h"
-#include "back_end.h"
 
 namespace ep::fuzz {
 namespace {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// kill -9 of the back-end with requests in flight that complete out of order. The next back-end must
-// run exactly those again whose completion was not published, and the guest must see every request
-// end once, with its data in place. Only reordered completions exercise the in-flight area: in order,
-// the ring's indexes alone would do.
+// kill -9 of the back-end with requests in flight that complete out of order. The next back-end
+// must run exactly those again whose completion was not published, and the guest must see every
+// request end once, with its data in place. Only reordered completions exercise the in-flight area:
+// in order, the ring's indexes alone would do.
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -13,10 +13,10 @@
 #include <cstdio>
 #include <thread>
 
+#include "back_end.h"
 #include "block/delay_device.h"
 #include "block/uring_device.h"
 #include "front-end/workload.h"
-#include "back_end.h"
 #include "io/posix_file_system.h"
 
 namespace ep::fuzz {
@@ -129,7 +129,8 @@ TEST_P(KillTest, EveryRequestEndsOnceOverManyDeaths) {
               static_cast<unsigned long long>(run.result.resubmitted),
               static_cast<unsigned long long>(run.result.out_of_order));
 }
-// Delayed before the disk: at death some requests had not touched it. After: they had, and run twice.
+// Delayed before the disk: at death some requests had not touched it. After: they had, and run
+// twice.
 INSTANTIATE_TEST_SUITE_P(Delays, KillTest, ::testing::Values("before", "after"));
 
 // The kill test must be able to fail: without resubmission requests are lost.

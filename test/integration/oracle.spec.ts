@@ -18,7 +18,7 @@ import {
   readLog,
   Replay,
 } from '../support/oracle/model.js';
-import { type Json, Service } from '../support/service.js';
+import { type GroupBody, type MarkerBody, Service } from '../support/service.js';
 
 // A random workload over the vhost-user sockets of two volumes of a real service, markers placed in
 // the middle of it; then restores at many points, each compared byte for byte with the model.
@@ -40,12 +40,6 @@ interface Restored {
   at: string;
   lsn: number;
   files: string[];
-}
-
-interface Mark {
-  label: string;
-  lsn: number;
-  time: string;
 }
 
 let service: Service | undefined;
@@ -74,10 +68,10 @@ describe('the oracle', () => {
 class Oracle {
   readonly #seed: number;
   readonly #random: () => number;
-  readonly #marks: Mark[] = [];
+  readonly #marks: MarkerBody[] = [];
   readonly #restored: Restored[] = [];
   #service!: Service;
-  #group: Json;
+  #group!: GroupBody;
   #sockets: string[] = [];
   #primaries: string[] = [];
   #folders = 0;
@@ -94,7 +88,7 @@ class Oracle {
     const journal = readJournal(journalPath);
     expect(journal.complete).toBe(true);
 
-    const entries = readLog(await this.#service.segments(this.#group));
+    const entries = readLog(await this.#service.segmentFiles(this.#group.id));
     const match = matchLog(entries, journal);
     expect(match.problems).toEqual([]);
     expect(match.again).toBe(0);
@@ -102,7 +96,9 @@ class Oracle {
     const unmapped = await this.#mapped();
 
     // The same bytes again when everything comes from maps.
-    const sealed = await this.#service.post(`/v1/groups/${this.#group.id}/seal`);
+    const sealed = await this.#service.post<{ mappedLsn: number }>(
+      `/v1/groups/${this.#group.id}/seal`,
+    );
     expect(sealed.mappedLsn).toBeGreaterThanOrEqual(entries.at(-1)!.lsn);
     for (let i = 0; i < 3; i += 1) await this.#restore(`lsn:${this.#anyLsn(entries)}`);
     await this.#restore('latest');
@@ -157,17 +153,14 @@ class Oracle {
   }
 
   async #mark(label: string): Promise<void> {
-    const mark = (await this.#service.post(`/v1/groups/${this.#group.id}/markers`, {
-      label,
-    })) as Mark;
-    this.#marks.push(mark);
+    this.#marks.push(await this.#service.mark(this.#group.id, label));
   }
 
   async #restore(at: string): Promise<Restored> {
     const folder = join(this.#service.folder, `restore-${this.#folders}`);
     this.#folders += 1;
     mkdirSync(folder);
-    const id = this.#group.id as string;
+    const id = this.#group.id;
     const name = join(`restore-${this.#folders - 1}`, 'disk');
     const { lsn, files } = await this.#service.restore(id, at, VOLUMES, name);
     const restored = { at, lsn, files };
@@ -208,12 +201,12 @@ class Oracle {
   }
 
   async #mapped(): Promise<string> {
-    const segments = await this.#service.list(`/v1/groups/${this.#group.id}/segments`);
-    const mapped = segments.filter((one) => one.mapped === true).length;
+    const segments = await this.#service.segments(this.#group.id);
+    const mapped = segments.filter((one) => one.mapped).length;
     // Otherwise it was tested less than meant: neither maps nor the tail may be missing.
     expect(mapped).toBeGreaterThan(2);
-    expect(segments.at(-1).state).toBe('active');
-    expect(segments.at(-1).entries).toBeGreaterThan(0);
+    expect(segments.at(-1)!.state).toBe('active');
+    expect(segments.at(-1)!.entries).toBeGreaterThan(0);
     return `${segments.length} segments (${mapped} mapped)`;
   }
 

@@ -6,7 +6,7 @@
  */
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,15 +18,72 @@ const MAIN = join(ROOT, 'dist/main.js');
 const START_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 60_000;
 
-/** A JSON body; what is in it is the caller's to know. */
-// eslint-disable-next-line @typescript-eslint/no-explicit-any -- answers of any shape, judged by tests
-export type Json = any;
+/** What tests look at in the answers of api.md; there is more in them. */
+export interface GroupBody {
+  id: string;
+  name: string;
+  state: string;
+  reason: string;
+  lsn: number;
+  durableLsn: number;
+  volumes: {
+    name: string;
+    number: number;
+    sizeBytes: number;
+    exports: { path: string; uri: string; connected: boolean; qemuArgs: string[] }[];
+  }[];
+}
+
+export interface JobBody {
+  id: string;
+  state: string;
+  progress: { done: number; total: number };
+  error?: { code: string; message: string };
+  result?: { lsn: number; time: string };
+}
+
+export interface SegmentBody {
+  id: string;
+  segment: number;
+  state: 'active' | 'sealed';
+  mapped: boolean;
+  epoch: number;
+  firstLsn: number;
+  lastLsn: number;
+  entries: number;
+  file: string;
+  device: string;
+}
+
+export interface MarkerBody {
+  label: string;
+  lsn: number;
+  time: string;
+}
+
+export interface InfoBody {
+  pid: number;
+  dataPlane: { state: string; pid: number };
+}
+
+interface DeviceBody {
+  id: string;
+  path: string;
+}
+
+/** A group that was made here. */
+export interface MadeGroup {
+  group: GroupBody;
+  /** vhost-user sockets and primaries in the order of the volumes. */
+  sockets: string[];
+  primaries: string[];
+}
 
 export interface Answer {
   status: number;
   text: string;
   /** Parsed where it is JSON. */
-  body: Json;
+  body: unknown;
 }
 
 export interface ServiceOptions {
@@ -207,7 +264,21 @@ export class Service {
       await until('the data plane is gone', () => !isAlive(pid));
     }
     process.off('exit', this.#onExit);
-    if (this.#ownFolder) rmSync(this.folder, { recursive: true, force: true });
+    if (this.#ownFolder) this.#removeFolder();
+  }
+
+  /** With it the groups' log buffers, which lie in a tmpfs: 64 MiB of memory each. */
+  #removeFolder(): void {
+    const definitions = join(this.state, 'data-plane/groups');
+    const names = existsSync(definitions) ? readdirSync(definitions) : [];
+    for (const name of names) {
+      const group = /^[0-9a-f-]{36}/.exec(name)?.[0];
+      if (group === undefined) continue;
+      for (const tmpfs of ['/dev/shm', '/run']) {
+        rmSync(join(tmpfs, `everpoint-${group}.logbuffer`), { force: true });
+      }
+    }
+    rmSync(this.folder, { recursive: true, force: true });
   }
 
   async call(method: string, path: string, body?: unknown): Promise<Answer> {
@@ -234,7 +305,7 @@ export class Service {
           response.on('error', reject);
           response.on('end', () => {
             const isJson = /json/.test(response.headers['content-type'] ?? '');
-            const parsed: Json = isJson && text !== '' ? JSON.parse(text) : undefined;
+            const parsed: unknown = isJson && text !== '' ? JSON.parse(text) : undefined;
             resolve({ status: response.statusCode ?? 0, text, body: parsed });
           });
         },
@@ -246,38 +317,59 @@ export class Service {
   }
 
   /** The body of an answer; throws where the status is not one of success. */
-  async ask(method: string, path: string, body?: unknown): Promise<Json> {
+  async ask<T>(method: string, path: string, body?: unknown): Promise<T> {
     const answer = await this.call(method, path, body);
     if (answer.status < 200 || answer.status > 299) {
       throw new Error(`${method} ${path}: ${answer.status} ${answer.text}`);
     }
-    return answer.body;
+    return answer.body as T;
   }
 
-  get(path: string): Promise<Json> {
+  get<T = unknown>(path: string): Promise<T> {
     return this.ask('GET', path);
   }
 
-  post(path: string, body?: unknown): Promise<Json> {
+  post<T = unknown>(path: string, body?: unknown): Promise<T> {
     return this.ask('POST', path, body);
   }
 
-  /** A whole list, page by page. */
-  async list(path: string): Promise<Json[]> {
-    const all: Json[] = [];
+  /** A whole list, page by page; its rows have ids. */
+  async list<T extends object>(path: string): Promise<T[]> {
+    const all: T[] = [];
     for (let after = ''; ;) {
-      const page = (await this.get(`${path}?limit=100${after}`)) as Json[];
+      const page = await this.get<T[]>(`${path}?limit=100${after}`);
       all.push(...page);
-      if (page.length < 100) return all;
-      after = `&after=${encodeURIComponent(String(page.at(-1).id))}`;
+      const last = page.at(-1);
+      if (page.length < 100 || last === undefined) return all;
+      after = `&after=${encodeURIComponent(String((last as { id?: string }).id))}`;
     }
   }
 
+  group(idOrName: string): Promise<GroupBody> {
+    return this.get(`/v1/groups/${idOrName}`);
+  }
+
+  info(): Promise<InfoBody> {
+    return this.get('/v1/info');
+  }
+
+  mark(group: string, label: string): Promise<MarkerBody> {
+    return this.post(`/v1/groups/${group}/markers`, { label });
+  }
+
+  segments(group: string): Promise<SegmentBody[]> {
+    return this.list(`/v1/groups/${group}/segments`);
+  }
+
+  gaps(group: string): Promise<object[]> {
+    return this.get(`/v1/groups/${group}/gaps`);
+  }
+
   /** Waits for a job's end and returns it, whatever its end was. */
-  async jobEnd(id: string, timeoutMs = 120_000): Promise<Json> {
-    const look = async (): Promise<Json> => {
-      const job = await this.get(`/v1/jobs/${id}`);
-      return ['queued', 'running'].includes(job.state as string) ? undefined : job;
+  async jobEnd(id: string, timeoutMs = 120_000): Promise<JobBody> {
+    const look = async (): Promise<JobBody | false> => {
+      const job = await this.get<JobBody>(`/v1/jobs/${id}`);
+      return !['queued', 'running'].includes(job.state) && job;
     };
     return until(`job ${id} ends`, look, timeoutMs, 15);
   }
@@ -294,24 +386,23 @@ export class Service {
       path: join(this.folder, `${name}-${volume}.raw`),
       format: 'raw',
     }));
-    const asked = await this.post(`/v1/groups/${group}/restores`, { at, targets });
-    const job = await this.jobEnd(asked.id as string);
-    if (job.state !== 'done') throw new Error(`restore at ${at}: ${JSON.stringify(job)}`);
+    const asked = await this.post<JobBody>(`/v1/groups/${group}/restores`, { at, targets });
+    const job = await this.jobEnd(asked.id);
+    if (job.state !== 'done' || job.result === undefined) {
+      throw new Error(`restore at ${at}: ${JSON.stringify(job)}`);
+    }
     const { lsn, time } = job.result;
     return { lsn, time, files: targets.map((target) => target.path) };
   }
 
-  /**
-   * Makes a group whose primaries are new files in the folder.
-   * @returns its description, and the vhost-user sockets in the order of the volumes
-   */
+  /** Makes a group whose primaries are new files in the folder. */
   async createGroup(
     name: string,
     volumes: readonly { name: string; sizeBytes: number; queues?: number }[],
     more: Record<string, unknown> = {},
-  ): Promise<{ group: Json; sockets: string[]; primaries: string[] }> {
+  ): Promise<MadeGroup> {
     const primaries = volumes.map((volume) => join(this.folder, `${name}-${volume.name}.img`));
-    const group = await this.post('/v1/groups', {
+    const group = await this.post<GroupBody>('/v1/groups', {
       name,
       volumes: volumes.map((volume, index) => ({
         name: volume.name,
@@ -326,22 +417,18 @@ export class Service {
       })),
       ...more,
     });
-    const sockets = (group.volumes as Json[]).map((volume) => volume.exports[0].path as string);
+    const sockets = group.volumes.map((volume) => volume.exports[0]?.path ?? '');
     return { group, sockets, primaries };
   }
 
-  /** Absolute paths of a group's segments, the active one last. */
-  async segments(group: Json): Promise<{ path: string; sealed: boolean; lastLsn: number }[]> {
-    const devices = (await this.get('/v1/devices')) as Json[];
-    const list = await this.list(`/v1/groups/${group.id}/segments`);
-    return list.map((one) => {
-      const device = devices.find((candidate) => candidate.id === one.device);
-      return {
-        path: join(device.path as string, 'groups', group.id as string, one.file as string),
-        sealed: one.state === 'sealed',
-        lastLsn: one.lastLsn,
-      };
-    });
+  /** Files of a group's segments, the active one last. */
+  async segmentFiles(group: string): Promise<{ path: string; sealed: boolean }[]> {
+    const devices = await this.get<DeviceBody[]>('/v1/devices');
+    const rootOf = new Map(devices.map((device) => [device.id, device.path]));
+    return (await this.segments(group)).map((one) => ({
+      path: join(rootOf.get(one.device) ?? '', 'groups', group, one.file),
+      sealed: one.state === 'sealed',
+    }));
   }
 
   #pidFromFile(): number | undefined {

@@ -138,25 +138,39 @@ describe('the judgement of a log', () => {
   });
 
   it('allows a request to come again only when a kill found it in flight', () => {
-    const again = [...good.slice(0, 1), ...good].map((one, index) => ({
-      ...one,
-      lsn: index + 1,
-      timeNs: BigInt(index + 1),
-    }));
-    expect(problems(again, all, 1)).toMatch(/write 1 stands 2 times/);
-    const killed = all.map((one) => (one === write1 ? { ...one, resubmitted: true } : one));
-    expect(problems(again, killed, 1)).toBe('');
-    expect(matchLog(again, journalOf(...killed), { kills: 1 }).again).toBe(1);
-    expect(problems(again, killed, 0)).toMatch(/write 1 stands 2 times/);
+    /** The log with entry `index` once more behind itself, the back-end having died between. */
+    const twice = (index: number, epoch = 2): LogEntry[] =>
+      [...good.slice(0, index + 1), ...good.slice(index).map((one) => ({ ...one, epoch }))].map(
+        (one, i) => ({ ...one, lsn: i + 1, timeNs: BigInt(i + 1) }),
+      );
+    const inFlight = (index: number): JournalRequest[] =>
+      all.map((one, i) => (i === index ? { ...one, resubmitted: true } : one));
+    for (const index of all.keys()) {
+      expect(problems(twice(index), all, 1), `${index}`).toMatch(
+        /2 times|no request that was open/,
+      );
+      expect(problems(twice(index), inFlight(index), 1), `${index}`).toBe('');
+      expect(matchLog(twice(index), journalOf(...inFlight(index)), { kills: 1 }).again).toBe(1);
+      expect(problems(twice(index), inFlight(index), 0), `${index}`).not.toBe('');
+      expect(problems(twice(index, 1), inFlight(index), 1)).toMatch(/twice in one|no request that/);
+    }
+  });
 
-    const zeroesAgain = [good[0]!, good[1]!, ...good.slice(1)].map((one, index) => ({
-      ...one,
-      lsn: index + 1,
-      timeNs: BigInt(index + 1),
-    }));
-    expect(problems(zeroesAgain, all, 1)).toMatch(/no request that was open/);
-    const inFlight = all.map((one) => (one === zeroes2 ? { ...one, resubmitted: true } : one));
-    expect(problems(zeroesAgain, inFlight, 1)).toBe('');
+  it('tells a flush that ran again from the one after it', () => {
+    const first = request(3, BlkType.flush, { resubmitted: true, completeTick: 60 });
+    const second = request(7, BlkType.flush);
+    const write8 = request(8, BlkType.write);
+    const order: [JournalRequest, number][] = [
+      [write1, 1],
+      [first, 1],
+      [first, 2],
+      [second, 2],
+      [write8, 2],
+    ];
+    const entries = order.map(([one, epoch], i) => entry(i + 1, one, { epoch }));
+    const match = matchLog(entries, journalOf(write1, first, second, write8), { kills: 1 });
+    expect(match.problems).toEqual([]);
+    expect(match.requests.map((one) => one?.id)).toEqual([1, 3, 3, 7, 8]);
   });
 
   it('puts the parts of a long write together', () => {

@@ -232,18 +232,22 @@ class Matcher {
 
   /** Writes name their request. A long one may be several entries, its first sector first. */
   #matchWrites(): void {
-    const progress = new Map<number, { attempts: number; next: number }>();
+    const progress = new Map<number, { attempts: number; next: number; epoch: number }>();
     for (const [i, entry] of this.#entries.entries()) {
       if (entry.type !== EntryType.write) continue;
       const request = this.#requestOfWrite(entry);
       if (request === undefined) continue;
       this.#requests[i] = request;
       const sector = entry.stamp!.sector;
-      const state = progress.get(request.id) ?? { attempts: 0, next: 0 };
+      const state = progress.get(request.id) ?? { attempts: 0, next: 0, epoch: -1 };
       progress.set(request.id, state);
       if (sector === 0) {
         state.attempts += 1;
         if (state.attempts > 1) this.#again += 1;
+        if (state.epoch === entry.epoch) {
+          this.#problem(`LSN ${entry.lsn}: write ${request.id} ran twice in one epoch`);
+        }
+        state.epoch = entry.epoch;
       } else if (sector !== state.next) {
         this.#problem(`LSN ${entry.lsn}: sector ${sector} of write ${request.id} is out of turn`);
       }
@@ -292,11 +296,16 @@ class Matcher {
 
   /**
    * Requests without data look alike: each entry gets, of those alike that can have been under way
-   * then, the one whose time ends first. What "then" is follows from the writes around it.
+   * then, the one whose time ends first. What "then" is follows from the writes around it. As many
+   * entries as there are more than requests stand for a second run.
    */
   #matchRest(): void {
     const windows = this.#windows();
     const alike = new Map<string, Alike>();
+    const keys = this.#entries.map((entry) => {
+      const range = entry.type === EntryType.flush ? '0 0' : `${entry.offset} ${entry.length}`;
+      return `${entry.type} ${entry.volume} ${range}`;
+    });
     for (const request of this.#journal.requests) {
       const type = ENTRY_OF_BLK[request.type];
       if (type === undefined) continue;
@@ -305,17 +314,16 @@ class Matcher {
       known.add(request);
       alike.set(key, known);
     }
+    for (const key of keys) alike.get(key)?.expect();
     for (const [i, entry] of this.#entries.entries()) {
       if (NAME_OF_ENTRY[entry.type] === undefined) {
         this.#checkOther(entry);
         continue;
       }
-      const range = entry.type === EntryType.flush ? '0 0' : `${entry.offset} ${entry.length}`;
-      const window = windows[i]!;
-      const request = alike.get(`${entry.type} ${entry.volume} ${range}`)?.take(window);
+      const request = alike.get(keys[i]!)?.take(windows[i]!, entry.epoch);
       if (request === undefined) {
-        const name = NAME_OF_ENTRY[entry.type];
-        this.#problem(`LSN ${entry.lsn} (${name} ${range}) is no request that was open then`);
+        const what = `${NAME_OF_ENTRY[entry.type]} ${entry.offset} ${entry.length}`;
+        this.#problem(`LSN ${entry.lsn} (${what}) is no request that was open then`);
         continue;
       }
       this.#requests[i] = request;
@@ -357,8 +365,8 @@ class Matcher {
       if (request === undefined) continue;
       if (newest !== undefined && newest.submitTick > request.completeTick) {
         this.#problem(
-          `LSN ${entry.lsn}: request ${request.id} had completed before request ${newest.id}, which ` +
-            'the log has before it, was submitted',
+          `LSN ${entry.lsn}: request ${describe(request)} had completed before request ` +
+            `${describe(newest)}, which the log has before it, was submitted`,
         );
       }
       if (newest === undefined || request.submitTick > newest.submitTick) newest = request;
@@ -371,6 +379,9 @@ const ENTRY_OF_BLK: Readonly<Record<number, number>> = {
   [BlkType.discard]: EntryType.discard,
   [BlkType.writeZeroes]: EntryType.writeZeroes,
 };
+const describe = ({ id, type, resubmitted }: JournalRequest): string =>
+  `${id} (type ${type}${resubmitted ? ', in flight at a kill' : ''})`;
+
 const NAME_OF_ENTRY: Readonly<Record<number, string>> = {
   [EntryType.flush]: 'flush',
   [EntryType.discard]: 'discard',
@@ -379,13 +390,17 @@ const NAME_OF_ENTRY: Readonly<Record<number, string>> = {
 
 /** Requests of one type, volume and range: only their times tell one from the other. */
 class Alike {
+  /** Entries that stand for a run after a kill. */
   again = 0;
   readonly #kills: number;
   readonly #all: JournalRequest[] = [];
   /** Those that may still get an entry, the one that ends first last. */
   readonly #open: JournalRequest[] = [];
-  readonly #seen = new Map<JournalRequest, number>();
+  /** How many entries a request has, and the epoch of the newest. */
+  readonly #seen = new Map<JournalRequest, { times: number; epoch: number }>();
   #sorted = false;
+  #entriesLeft = 0;
+  #requestsLeft = 0;
 
   constructor(kills: number) {
     this.#kills = kills;
@@ -393,32 +408,42 @@ class Alike {
 
   add(request: JournalRequest): void {
     this.#all.push(request);
+    if (request.status !== STATUS_OK && request.status !== STATUS_PENDING) return;
     this.#open.push(request);
+    if (request.status === STATUS_OK) this.#requestsLeft += 1;
   }
 
-  /** The one that ends first of those open in the window, rather one that has no entry yet. */
-  take(window: { from: number; to: number }): JournalRequest | undefined {
+  /** Counts one entry of this kind; all of them before the first `take`. */
+  expect(): void {
+    this.#entriesLeft += 1;
+  }
+
+  /** Of those open in the window the one that ends first. */
+  take(window: { from: number; to: number }, epoch: number): JournalRequest | undefined {
     if (!this.#sorted) this.#open.sort((a, b) => b.completeTick - a.completeTick);
     this.#sorted = true;
     // Windows only move on, so what ended before this one fits no later one either.
     while ((this.#open.at(-1)?.completeTick ?? NEVER) < window.from) this.#open.pop();
-    let again: JournalRequest | undefined;
+    const mayBeAgain = this.#entriesLeft > this.#requestsLeft;
+    this.#entriesLeft -= 1;
     for (let i = this.#open.length - 1; i >= 0; i -= 1) {
       const one = this.#open[i]!;
-      const refused = one.status !== STATUS_OK && one.status !== STATUS_PENDING;
-      if (one.submitTick > window.to || refused) continue;
-      if (!this.#seen.has(one)) {
-        this.#seen.set(one, 1);
+      if (one.submitTick > window.to) continue;
+      const seen = this.#seen.get(one);
+      if (seen === undefined) {
+        if (one.status === STATUS_OK) this.#requestsLeft -= 1;
+        this.#seen.set(one, { times: 1, epoch });
         // One that cannot come again is out of the way.
         if (!one.resubmitted) this.#open.splice(i, 1);
         return one;
       }
-      if ((this.#seen.get(one) ?? 0) <= this.#kills) again ??= one;
+      // Nothing runs twice in the life of one back-end.
+      if (!mayBeAgain || seen.epoch === epoch || seen.times > this.#kills) continue;
+      this.#seen.set(one, { times: seen.times + 1, epoch });
+      this.again += 1;
+      return one;
     }
-    if (again === undefined) return undefined;
-    this.again += 1;
-    this.#seen.set(again, (this.#seen.get(again) ?? 0) + 1);
-    return again;
+    return undefined;
   }
 
   /** Those that completed and got no entry; to be asked at the end. */

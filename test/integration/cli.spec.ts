@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The built CLI through its launcher, against the built service, over a unix socket.
+
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import * as fs from 'node:fs';
+import * as path from 'node:path';
+
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+import { packageNode, packageRoot, pidFile } from '../../src/data-plane/paths.js';
+import { temporaryFolder, until } from '../support/data-plane/sample.js';
+
+const LAUNCHER = path.join(packageRoot(), 'deploy', 'bin', 'everpoint');
+
+describe('everpoint, against the service', () => {
+  const temporary = temporaryFolder();
+  const state = path.join(temporary.folder, 'var');
+  const socket = path.join(temporary.folder, 'rest.sock');
+  const environment = {
+    ...process.env,
+    EVERPOINT_STATE: state,
+    EVERPOINT_LISTEN: socket,
+    // The launcher has a Node of its own: nothing of what PATH names runs.
+    PATH: '/usr/bin:/bin',
+  };
+  let service: ChildProcess | undefined;
+  let ended: Promise<unknown> | undefined;
+
+  function cli(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+    return new Promise((resolve) => {
+      const options = { env: environment, cwd: temporary.folder };
+      const child = execFile(LAUNCHER, args, options, (_, out, err) => {
+        resolve({ code: child.exitCode ?? -1, out, err });
+      });
+    });
+  }
+
+  async function json<T>(...args: string[]): Promise<T> {
+    const { code, out, err } = await cli('--json', ...args);
+    expect({ args, code, err }).toEqual({ args, code: 0, err: '' });
+    return JSON.parse(out) as T;
+  }
+
+  beforeAll(async () => {
+    expect((await cli('info')).code).toBe(4);
+    service = spawn(packageNode(), [path.join(packageRoot(), 'dist', 'main.js')], {
+      env: environment,
+      stdio: 'ignore',
+    });
+    ended = new Promise((resolve) => service?.once('close', resolve));
+    await until('the service', async () => (await cli('info')).code === 0, 60_000);
+  });
+
+  afterAll(async () => {
+    service?.kill('SIGTERM');
+    await ended;
+    expect(fs.existsSync(pidFile(state))).toBe(false);
+    temporary.remove();
+  });
+
+  it('protects, marks, seals and restores', async () => {
+    const disk = path.join(state, 'web-1.raw');
+    fs.mkdirSync(state, { recursive: true });
+    const made = await cli('protect', disk, '--create', '--size', '16M', '--queues', '2');
+    expect(made).toMatchObject({ code: 0, err: '' });
+    expect(made.out).toMatch(/^group web-1 \(.*\) is protected\n/);
+    expect(made.out).toMatch(/-device vhost-user-blk-pci,.*num-queues=2/);
+    expect(fs.statSync(disk).size).toBe(16 * 1024 * 1024);
+
+    const marker = await json<{ lsn: number; time: string }>(
+      'mark',
+      'web-1',
+      'one',
+      '--keep',
+      '1d',
+    );
+    const sealed = await json<{ sealedLsn: number }>('seal', 'web-1');
+    expect(sealed.sealedLsn).toBeGreaterThanOrEqual(marker.lsn);
+    expect(await json('markers', 'web-1')).toMatchObject([{ label: 'one', pinned: true }]);
+    expect(await json('points', 'web-1')).toMatchObject([{ kind: 'marker', lsn: marker.lsn }]);
+    for (const at of ['marker:one', 'latest', `lsn:${marker.lsn}`, marker.time, '-0s']) {
+      expect(await json('resolve', 'web-1', at)).toMatchObject({ reachable: true });
+    }
+
+    const out = path.join(state, 'out.raw');
+    const args = ['restore', 'web-1', '--at', 'marker:one', '--volume', 'vda', '--to', out];
+    expect(await json(...args)).toMatchObject({ kind: 'restore', state: 'done' });
+    expect(fs.readFileSync(out).equals(fs.readFileSync(disk))).toBe(true);
+    const again = await cli(...args);
+    expect(again).toMatchObject({ code: 1, out: '' });
+    expect(again.err).toContain(out);
+    expect((await cli(...args, '--overwrite')).code).toBe(0);
+    expect(await json('jobs')).toHaveLength(2);
+  });
+
+  it('shows the service, and every refusal with its exit code', async () => {
+    const status = await json<{ groups: unknown[]; devices: unknown[] }>('status');
+    expect(status.devices).toHaveLength(1);
+    expect((await cli('status')).out).toMatch(/data plane +up, pid \d+/);
+    expect((await cli('group', 'show', 'none')).code).toBe(3);
+    expect((await cli('restore', 'none')).code).toBe(2);
+    const wrong = await cli('protect', '/proc/version', '--name', 'outside', '--baseline', 'none');
+    expect(wrong).toMatchObject({ code: 1, out: '' });
+    const token = path.join(temporary.folder, 'token');
+    fs.writeFileSync(token, 'of-somebody-else');
+    const refused = await cli('--token-file', token, 'status');
+    expect(refused).toMatchObject({ code: 1, out: '' });
+    expect(refused.err).toMatch(/^everpoint: Unauthorized/);
+  });
+
+  it('manages devices and policies', async () => {
+    const folder = path.join(temporary.folder, 'second');
+    expect(await json('device', 'add', folder, '--name', 'second')).toMatchObject({ path: folder });
+    expect(await json('device', 'list')).toHaveLength(2);
+    expect((await cli('device', 'remove', 'second')).code).toBe(0);
+    const flags = ['--keep-all', '24h', '--grid', '1h:7d', '--grid', '1d:4w'];
+    await json('policy', 'create', 'gold', ...flags);
+    expect(await json('policy', 'show', 'gold')).toMatchObject({
+      keepAll: '24h',
+      grid: [
+        { every: '1h', for: '7d' },
+        { every: '1d', for: '4w' },
+      ],
+    });
+    expect((await cli('policy', 'delete', 'gold')).code).toBe(0);
+    expect((await cli('policy', 'show', 'gold')).code).toBe(3);
+  });
+
+  it('follows events while things happen, and deletes the group', async () => {
+    const follow = cli('events', '--count', '1', '--json');
+    // The stream must stand before something happens; a marker each moment makes sure of it.
+    let count = 0;
+    const beat = setInterval(() => void cli('mark', 'web-1', `beat ${(count += 1)}`), 500);
+    const { code, out } = await follow;
+    clearInterval(beat);
+    expect(code).toBe(0);
+    expect(JSON.parse(out)).toHaveProperty('type');
+    expect((await cli('group', 'delete', 'web-1')).code).toBe(0);
+    expect(await json('group', 'list')).toEqual([]);
+  });
+
+  it('checks a configuration without a service', async () => {
+    const file = path.join(temporary.folder, 'everpoint.yaml');
+    fs.writeFileSync(file, 'reactors: 2\n');
+    const good = await cli('config', 'check', '--config', file);
+    expect(good.code).toBe(0);
+    expect(JSON.parse(good.out)).toMatchObject({ reactors: 2 });
+    fs.writeFileSync(file, 'reactors: many\nwhat: 1\n');
+    const bad = await cli('config', 'check', '--config', 'everpoint.yaml');
+    expect(bad.code).toBe(1);
+    expect(bad.err).toMatch(/unknown key "what"/);
+  });
+});
