@@ -64,9 +64,22 @@ Result<GroupStatus> DataPlane::open_group(const GroupConfig& config, bool create
   return slot->group->status();
 }
 
+/// A group that could not be opened, or was not: what lies on this host is named by its UUID alone.
+Status DataPlane::forget_closed(const Uuid& id) {
+  GroupEnvironment environment;
+  environment.file_system = &file_system_;
+  environment.state_folder = options_.state_folder;
+  GroupConfig config;
+  config.id = id;
+  return Group::forget(environment, config);
+}
+
 Status DataPlane::close_group(const Uuid& id, bool forget) {
   const std::shared_ptr<Slot> slot = find(id);
-  if (!slot) return Status(Code::kNotFound, "no group " + id.to_string() + " is open");
+  if (!slot) {
+    if (forget) return forget_closed(id);
+    return Status(Code::kNotFound, "no group " + id.to_string() + " is open");
+  }
   const std::unique_lock held(slot->mutex);
   if (!slot->group) return Status(Code::kNotFound, "no group " + id.to_string() + " is open");
   Status status = slot->group->close();

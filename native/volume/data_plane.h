@@ -37,6 +37,7 @@ class DataPlane {
   ~DataPlane();
 
   Result<GroupStatus> open_group(const GroupConfig& config, bool create);
+  /// With `forget` also a group that is not open; kNotFound for that otherwise.
   Status close_group(const Uuid& id, bool forget);
   Status set_modes(const Uuid& id, split::Ack ack, split::FlushMode flush);
   Result<GroupStatus> status(const Uuid& id);
@@ -59,6 +60,7 @@ class DataPlane {
   };
   DataPlane() = default;
   std::shared_ptr<Slot> find(const Uuid& id);
+  Status forget_closed(const Uuid& id);
   template <typename T, typename Ask>
   Result<T> ask(const Uuid& id, Ask ask);
 

@@ -66,6 +66,26 @@ Group::Group(const GroupEnvironment& environment, const GroupConfig& config, Gro
 
 Group::~Group() { tear_down(); }
 
+/// What a creation that failed half-way has made: state, buffer, and the group's folder on each device.
+static void remove_all(const GroupEnvironment& environment, const GroupConfig& config) {
+  io::FileSystem& files = *environment.file_system;
+  (void)Group::forget(environment, config).is_ok();
+  for (const GroupConfig::Device& device : config.devices) {
+    const std::string folder = device.root + "/groups/" + config.id.to_string();
+    if (const auto days = files.list(folder + "/log")) {
+      for (const std::string& day : *days) {
+        const std::string day_folder = folder + "/log/" + day;
+        if (const auto names = files.list(day_folder)) {
+          for (const std::string& name : *names) (void)files.remove(day_folder + "/" + name).is_ok();
+        }
+        (void)files.remove(day_folder).is_ok();
+      }
+    }
+    (void)files.remove(folder + "/log").is_ok();
+    (void)files.remove(folder).is_ok();
+  }
+}
+
 Result<std::unique_ptr<Group>> Group::open(const GroupEnvironment& environment,
                                            const GroupConfig& config, bool create,
                                            GroupEvents events) {
@@ -73,9 +93,10 @@ Result<std::unique_ptr<Group>> Group::open(const GroupEnvironment& environment,
   const Status status = group->open_parts(create);
   if (status) return group;
   const std::vector<std::string> made = group->made_;
+  const bool owned = group->owns_state_;
   group.reset();
   for (const std::string& path : made) (void)environment.file_system->remove(path).is_ok();
-  if (create && status.code() != Code::kAlreadyExists) (void)forget(environment, config).is_ok();
+  if (owned) remove_all(environment, config);
   return status;
 }
 
@@ -91,6 +112,10 @@ Status Group::open_parts(bool create) {
                                            config_.id, kLockWaitNs);
   if (!record) return record.status();
   record_ = std::move(*record);
+  if (create && record_->existed()) {
+    return Status(Code::kAlreadyExists,
+                  "a group with UUID " + config_.id.to_string() + " exists already");
+  }
   EP_TRY(open_disks(create));
   EP_TRY(open_buffer());
   EP_TRY(recover(create));
@@ -171,6 +196,7 @@ Status Group::recover(bool create) {
   input.segment_bytes = config_.segment_bytes;
   auto outcome = recovery::open_group(input);
   if (!outcome) return outcome.status();
+  owns_state_ = create;
   epoch_ = outcome->epoch;
   segments_ = std::move(outcome->segments);
   buffer_ = std::move(outcome->buffer);
@@ -372,6 +398,12 @@ Status Group::close() {
 Status Group::forget(const GroupEnvironment& environment, const GroupConfig& config) {
   auto path = find_buffer(config);
   if (path) (void)environment.file_system->remove(*path).is_ok();
+  // The folders of its sockets, which hold nothing else.
+  for (const VolumeConfig& volume : config.volumes) {
+    for (const ExportConfig& door : volume.exports) {
+      (void)environment.file_system->remove(door.path.substr(0, door.path.find_last_of('/'))).is_ok();
+    }
+  }
   const std::string folder = environment.state_folder + "/" + config.id.to_string();
   auto names = environment.file_system->list(folder);
   if (!names) return names.status().code() == Code::kNotFound ? Status::ok() : names.status();

@@ -161,6 +161,7 @@ class Group {
   GroupEvents events_;
   std::string folder_;
   std::string buffer_path_;
+  bool owns_state_ = false;        // this open made the group: nothing of it existed before
   std::vector<std::string> made_;  // primaries made by this open, to be removed when it fails
 
   std::unique_ptr<log::GroupRecordFile> record_;

@@ -46,7 +46,10 @@ export interface NativeDataPlane {
    * `create` are made and a geometry entry is logged for each volume; without, everything must be there.
    */
   openGroup(definition: GroupDefinition, options: { create: boolean }): Promise<GroupStatus>;
-  /** Stops exports, drains, seals, closes cleanly. `forget` also removes buffer, DRL and record. */
+  /**
+   * Stops exports, drains, seals, closes cleanly. `forget` also removes buffer, DRL and record, and
+   * does so for a group that is not open too.
+   */
   closeGroup(group: string, options: { forget: boolean }): Promise<void>;
   updateGroup(group: string, change: GroupChange): Promise<void>;
   status(group: string): Promise<GroupStatus>;

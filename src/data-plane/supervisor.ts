@@ -288,7 +288,13 @@ export class DataPlaneSupervisor {
 
 /** Ours without what is not the data plane's business: tokens, and options meant for this Node. */
 function childEnvironment(added: Record<string, string | undefined> = {}): NodeJS.ProcessEnv {
-  const environment: NodeJS.ProcessEnv = { ...process.env, ...added };
+  const environment: NodeJS.ProcessEnv = {
+    ...process.env,
+    // Calls of the addon block a thread of this pool each, some until a secondary answers; Node reads
+    // the size before any script of its own could set it.
+    UV_THREADPOOL_SIZE: '32',
+    ...added,
+  };
   for (const key of Object.keys(environment)) {
     if (/^EVERPOINT_TOKEN/.test(key) || key === 'NODE_OPTIONS') delete environment[key];
   }

@@ -28,6 +28,7 @@ export class Terminal implements Stage {
   #frame = 0;
   #timer: NodeJS.Timeout | undefined;
   #open = false;
+  #broken = false;
 
   constructor(options: TerminalOptions) {
     this.#out = options.out;
@@ -66,6 +67,7 @@ export class Terminal implements Stage {
 
   /** A guest's line; for --verbose. */
   guestLine(from: string, text: string): void {
+    if (this.#broken) return;
     this.line(this.#colour('2', `      ${from.padEnd(8)}│ ${text}`));
   }
 
@@ -73,11 +75,12 @@ export class Terminal implements Stage {
     return `${check.held ? this.#colour('32', '✓') : this.#colour('31', '✗')} ${check.text}`;
   }
 
-  /** Leaves a half-drawn line as it is and goes to the next. */
+  /** Leaves a half-drawn line as it is and goes to the next; steps say nothing more. */
   break(): void {
     clearInterval(this.#timer);
     if (this.#open) this.line();
     this.#open = false;
+    this.#broken = true;
   }
 
   #begin(title: string): void {
@@ -113,6 +116,7 @@ export class Terminal implements Stage {
 
   #end(notes: readonly string[], held: boolean): void {
     clearInterval(this.#timer);
+    if (this.#broken) return;
     this.#open = false;
     const took = duration(performance.now() - this.#began);
     const time = (held ? took : `failed after ${took}`).padStart(8);

@@ -295,17 +295,13 @@ class Matcher {
   }
 
   /**
-   * Requests without data look alike: each entry gets, of those alike that can have been under way
-   * then, the one whose time ends first. What "then" is follows from the writes around it. As many
-   * entries as there are more than requests stand for a second run.
+   * Requests without data look alike: which entry is whose follows from when each can have run.
+   * Those that are one of a kind are settled first; then time is walked along the log, and each
+   * entry gets the request that has to be next. As many entries as there are more than requests
+   * stand for a second run.
    */
   #matchRest(): void {
-    const windows = this.#windows();
     const alike = new Map<string, Alike>();
-    const keys = this.#entries.map((entry) => {
-      const range = entry.type === EntryType.flush ? '0 0' : `${entry.offset} ${entry.length}`;
-      return `${entry.type} ${entry.volume} ${range}`;
-    });
     for (const request of this.#journal.requests) {
       const type = ENTRY_OF_BLK[request.type];
       if (type === undefined) continue;
@@ -314,20 +310,15 @@ class Matcher {
       known.add(request);
       alike.set(key, known);
     }
-    for (const key of keys) alike.get(key)?.expect();
+    const kinds = this.#entries.map((entry) => {
+      const range = entry.type === EntryType.flush ? '0 0' : `${entry.offset} ${entry.length}`;
+      return alike.get(`${entry.type} ${entry.volume} ${range}`);
+    });
+    for (const [i, kind] of kinds.entries()) kind?.expect(i);
     for (const [i, entry] of this.#entries.entries()) {
-      if (NAME_OF_ENTRY[entry.type] === undefined) {
-        this.#checkOther(entry);
-        continue;
-      }
-      const request = alike.get(keys[i]!)?.take(windows[i]!, entry.epoch);
-      if (request === undefined) {
-        const what = `${NAME_OF_ENTRY[entry.type]} ${entry.offset} ${entry.length}`;
-        this.#problem(`LSN ${entry.lsn} (${what}) is no request that was open then`);
-        continue;
-      }
-      this.#requests[i] = request;
+      if (kinds[i]?.only !== undefined) this.#requests[i] = kinds[i].take(entry.epoch, ANY_TIME);
     }
+    this.#walk(kinds);
     for (const one of alike.values()) {
       this.#again += one.again;
       for (const request of one.missing()) {
@@ -336,12 +327,33 @@ class Matcher {
     }
   }
 
+  #walk(kinds: readonly (Alike | undefined)[]): void {
+    const windows = this.#windows();
+    let now = 0;
+    for (const [i, entry] of this.#entries.entries()) {
+      const kind = kinds[i];
+      if (NAME_OF_ENTRY[entry.type] === undefined) {
+        this.#checkOther(entry);
+      } else if (this.#requests[i] === undefined) {
+        const next = kind?.entryAfter(i);
+        const urgent = next === undefined ? NEVER : windows[next]!.from;
+        const { from, to } = windows[i]!;
+        this.#requests[i] = kind?.take(entry.epoch, { from, to, now, urgent });
+        if (this.#requests[i] === undefined) {
+          const what = `${NAME_OF_ENTRY[entry.type]} ${entry.offset} ${entry.length}`;
+          this.#problem(`LSN ${entry.lsn} (${what}) is no request that was open then`);
+        }
+      }
+      now = Math.max(now, this.#requests[i]?.submitTick ?? 0);
+    }
+  }
+
   #checkOther(entry: LogEntry): void {
     const known: number[] = [EntryType.write, EntryType.marker, EntryType.geometry];
     if (!known.includes(entry.type)) this.#problem(`LSN ${entry.lsn} has type ${entry.type}`);
   }
 
-  /** For each entry the ticks between which it must have happened, by the writes around it. */
+  /** For each entry the ticks between which it must have happened, by those settled around it. */
   #windows(): { from: number; to: number }[] {
     const windows = this.#entries.map(() => ({ from: 0, to: NEVER }));
     let from = 0;
@@ -388,6 +400,19 @@ const NAME_OF_ENTRY: Readonly<Record<number, string>> = {
   [EntryType.writeZeroes]: 'write-zeroes',
 };
 
+/** What is known of the tick at which an entry was made. */
+interface Moment {
+  /** By the requests that are settled for sure, before and behind. */
+  from: number;
+  to: number;
+  /** By those before, as far as they were settled. */
+  now: number;
+  /** What has completed by this tick fits no later entry of its kind. */
+  urgent: number;
+}
+
+const ANY_TIME: Moment = { from: 0, to: NEVER, now: 0, urgent: 0 };
+
 /** Requests of one type, volume and range: only their times tell one from the other. */
 class Alike {
   /** Entries that stand for a run after a kill. */
@@ -398,12 +423,18 @@ class Alike {
   readonly #open: JournalRequest[] = [];
   /** How many entries a request has, and the epoch of the newest. */
   readonly #seen = new Map<JournalRequest, { times: number; epoch: number }>();
+  readonly #entries: number[] = [];
   #sorted = false;
-  #entriesLeft = 0;
+  #entriesTaken = 0;
   #requestsLeft = 0;
 
   constructor(kills: number) {
     this.#kills = kills;
+  }
+
+  /** The request, where there is but one. */
+  get only(): JournalRequest | undefined {
+    return this.#all.length === 1 ? this.#all[0] : undefined;
   }
 
   add(request: JournalRequest): void {
@@ -413,37 +444,56 @@ class Alike {
     if (request.status === STATUS_OK) this.#requestsLeft += 1;
   }
 
-  /** Counts one entry of this kind; all of them before the first `take`. */
-  expect(): void {
-    this.#entriesLeft += 1;
+  /** Names an entry of this kind, by its place in the log; all of them before the first `take`. */
+  expect(index: number): void {
+    this.#entries.push(index);
   }
 
-  /** Of those open in the window the one that ends first. */
-  take(window: { from: number; to: number }, epoch: number): JournalRequest | undefined {
+  /** The next entry of this kind behind the one that is to be taken now. */
+  entryAfter(index: number): number | undefined {
+    const next = this.#entries[this.#entriesTaken + 1];
+    return next !== undefined && next > index ? next : undefined;
+  }
+
+  /**
+   * Of those that were open then: one that fits no later entry; else, of those already submitted,
+   * the one that ended first; else the one that was submitted first.
+   */
+  take(epoch: number, moment: Moment): JournalRequest | undefined {
     if (!this.#sorted) this.#open.sort((a, b) => b.completeTick - a.completeTick);
     this.#sorted = true;
-    // Windows only move on, so what ended before this one fits no later one either.
-    while ((this.#open.at(-1)?.completeTick ?? NEVER) < window.from) this.#open.pop();
-    const mayBeAgain = this.#entriesLeft > this.#requestsLeft;
-    this.#entriesLeft -= 1;
+    const earliest = Math.max(moment.from, moment.now);
+    // Time only moves on, so what ended before fits no later entry either.
+    while ((this.#open.at(-1)?.completeTick ?? NEVER) < earliest) this.#open.pop();
+    const mayBeAgain = this.#entries.length - this.#entriesTaken > this.#requestsLeft;
+    this.#entriesTaken += 1;
+    let best = -1;
     for (let i = this.#open.length - 1; i >= 0; i -= 1) {
       const one = this.#open[i]!;
-      if (one.submitTick > window.to) continue;
+      if (one.submitTick > moment.to) continue;
       const seen = this.#seen.get(one);
-      if (seen === undefined) {
-        if (one.status === STATUS_OK) this.#requestsLeft -= 1;
-        this.#seen.set(one, { times: 1, epoch });
-        // One that cannot come again is out of the way.
-        if (!one.resubmitted) this.#open.splice(i, 1);
-        return one;
-      }
       // Nothing runs twice in the life of one back-end.
-      if (!mayBeAgain || seen.epoch === epoch || seen.times > this.#kills) continue;
-      this.#seen.set(one, { times: seen.times + 1, epoch });
-      this.again += 1;
-      return one;
+      if (seen !== undefined && (!mayBeAgain || seen.epoch === epoch || seen.times > this.#kills)) {
+        continue;
+      }
+      if (best < 0 || one.submitTick < this.#open[best]!.submitTick) best = i;
+      if (one.completeTick < moment.urgent || one.submitTick <= moment.now) {
+        best = i;
+        break;
+      }
     }
-    return undefined;
+    return best < 0 ? undefined : this.#give(best, epoch);
+  }
+
+  #give(index: number, epoch: number): JournalRequest {
+    const one = this.#open[index]!;
+    const seen = this.#seen.get(one);
+    if (seen !== undefined) this.again += 1;
+    else if (one.status === STATUS_OK) this.#requestsLeft -= 1;
+    this.#seen.set(one, { times: (seen?.times ?? 0) + 1, epoch });
+    // One that cannot come again is out of the way.
+    if (!one.resubmitted) this.#open.splice(index, 1);
+    return one;
   }
 
   /** Those that completed and got no entry; to be asked at the end. */

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "volume/data_plane.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "block/test_support.h"
+
+namespace ep::volume {
+namespace {
+
+class DataPlaneTest : public testing::Test {
+ protected:
+  DataPlaneTest() : directory_("/dev/shm") {
+    config_.id = Uuid::random();
+    config_.name = "vm";
+    config_.devices = {{Uuid::random(), directory_.path() + "/device"}};
+    config_.buffer_path = directory_.path() + "/buffer";
+    config_.buffer_bytes = limits::kBufferDataBytesMin;
+    config_.segment_bytes = limits::kSegmentBytesMin;
+    for (uint16_t i = 0; i < 2; ++i) {
+      VolumeConfig volume;
+      volume.number = i;
+      volume.name = "disk-" + std::to_string(i);
+      volume.path = directory_.path() + "/primary-" + std::to_string(i);
+      volume.create = true;
+      volume.size_bytes = 8ull * 1024 * 1024;
+      volume.exports = {{directory_.path() + "/door-" + std::to_string(i) + "/s", 2, -1, -1}};
+      config_.volumes.push_back(volume);
+    }
+    start();
+  }
+  void start() {
+    plane_.reset();
+    auto made = DataPlane::create({.state_folder = state(), .reactors = 1, .faults = {}}, {});
+    ASSERT_TRUE(made) << made.status().to_string();
+    plane_ = std::move(*made);
+  }
+  [[nodiscard]] std::string state() const { return directory_.path() + "/state"; }
+  [[nodiscard]] std::string group_state() const { return state() + "/" + config_.id.to_string(); }
+
+  block::TempDirectory directory_;
+  GroupConfig config_;
+  std::unique_ptr<DataPlane> plane_;
+};
+
+TEST_F(DataPlaneTest, LifeOfAGroup) {
+  auto status = plane_->open_group(config_, true);
+  ASSERT_TRUE(status) << status.status().to_string();
+  EXPECT_FALSE(status->in_gap);
+  EXPECT_EQ(status->epoch, 1u);
+  EXPECT_EQ(status->lsn, 2u) << "one geometry entry a volume";
+  EXPECT_EQ(plane_->open_group(config_, false).status().code(), Code::kAlreadyExists);
+  const auto marked = plane_->add_marker(config_.id, "first", 0);
+  ASSERT_TRUE(marked);
+  EXPECT_EQ(marked->lsn, 3u);
+  EXPECT_FALSE(plane_->add_marker(config_.id, "", 0));
+  const auto sealed = plane_->seal(config_.id);
+  ASSERT_TRUE(sealed);
+  EXPECT_EQ(*sealed, 3u);
+  const auto segments = plane_->segments(config_.id, 0);
+  ASSERT_TRUE(segments);
+  ASSERT_EQ(segments->size(), 1u);
+  EXPECT_TRUE(segments->front().sealed);
+  EXPECT_TRUE(std::filesystem::exists(directory_.path() + "/device/" + segments->front().path));
+  ASSERT_TRUE(plane_->close_group(config_.id, false));
+  EXPECT_EQ(plane_->status(config_.id).status().code(), Code::kNotFound);
+
+  start();
+  status = plane_->open_group(config_, false);
+  ASSERT_TRUE(status) << status.status().to_string();
+  EXPECT_FALSE(status->in_gap);
+  EXPECT_EQ(status->epoch, 2u);
+  EXPECT_EQ(status->lsn, 3u);
+  EXPECT_EQ(plane_->add_marker(config_.id, "second", 0)->lsn, 4u);
+  ASSERT_TRUE(plane_->close());
+}
+
+TEST_F(DataPlaneTest, TouchedPrimaryIsAGap) {
+  ASSERT_TRUE(plane_->open_group(config_, true));
+  ASSERT_TRUE(plane_->close_group(config_.id, false));
+  {
+    std::fstream file(config_.volumes[1].path, std::ios::binary | std::ios::in | std::ios::out);
+    file.put('x');
+  }
+  const auto status = plane_->open_group(config_, false);
+  ASSERT_TRUE(status);
+  EXPECT_TRUE(status->in_gap);
+  ASSERT_TRUE(status->gap);
+  EXPECT_EQ(status->gap->from_lsn, 2u);
+  EXPECT_EQ(plane_->add_marker(config_.id, "never", 0).status().code(), Code::kBusy);
+}
+
+TEST_F(DataPlaneTest, ForgetLeavesNoState) {
+  ASSERT_TRUE(plane_->open_group(config_, true));
+  ASSERT_TRUE(plane_->close_group(config_.id, true));
+  EXPECT_FALSE(std::filesystem::exists(group_state()));
+  EXPECT_FALSE(std::filesystem::exists(config_.buffer_path));
+  EXPECT_TRUE(std::filesystem::exists(config_.volumes[0].path)) << "the guest's disk stays";
+}
+
+TEST_F(DataPlaneTest, FailedCreationLeavesNothing) {
+  GroupConfig wrong = config_;
+  wrong.volumes[1].exports[0].path = directory_.path() + "/" + std::string(120, 'p') + "/s";
+  EXPECT_FALSE(plane_->open_group(wrong, true));
+  EXPECT_FALSE(std::filesystem::exists(config_.volumes[0].path));
+  EXPECT_FALSE(std::filesystem::exists(group_state()));
+  EXPECT_FALSE(std::filesystem::exists(config_.buffer_path));
+  EXPECT_FALSE(std::filesystem::exists(directory_.path() + "/device/groups/" + config_.id.to_string()));
+  const auto again = plane_->open_group(config_, true);
+  ASSERT_TRUE(again) << again.status().to_string();
+}
+
+TEST_F(DataPlaneTest, CreationOverAnExistingGroupTouchesNothing) {
+  ASSERT_TRUE(plane_->open_group(config_, true));
+  ASSERT_TRUE(plane_->add_marker(config_.id, "kept", 0));
+  ASSERT_TRUE(plane_->close_group(config_.id, false));
+  GroupConfig wrong = config_;
+  wrong.volumes[0].create = false;
+  wrong.volumes[0].path = directory_.path() + "/no-such-disk";
+  EXPECT_EQ(plane_->open_group(wrong, true).status().code(), Code::kAlreadyExists);
+  EXPECT_EQ(plane_->open_group(config_, true).status().code(), Code::kAlreadyExists);
+  const auto status = plane_->open_group(config_, false);
+  ASSERT_TRUE(status) << status.status().to_string();
+  EXPECT_FALSE(status->in_gap);
+  EXPECT_EQ(status->lsn, 3u);
+}
+
+}  // namespace
+}  // namespace ep::volume
