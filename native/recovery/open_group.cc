@@ -23,8 +23,11 @@ class Opening {
 
   Result<OpenOutcome> run() {
     record_ = in_.record->current();
-    EP_TRY(scan());
+    const Status scanned = scan();
+    // What a newer program wrote is not for this one to go on with.
+    if (scanned.code() == Code::kUnsupported) return scanned;
     if (in_.create) {
+      EP_TRY(scanned);
       if (in_.record->existed() || !segments_.empty()) {
         return Status(Code::kAlreadyExists,
                       "a group with UUID " + in_.group.to_string() + " exists already");
@@ -36,12 +39,22 @@ class Opening {
       record_.epoch = last_epoch_;
     } else if (record_.in_gap) {
       // It was open before, and stays so until a resync heals it.
+    } else if (!scanned) {
+      // The secondary never takes the guest down: it is served, and history has to wait.
+      log_last_ = record_.closed_cleanly ? record_.last_lsn : 0;
+      open_gap("its log cannot be read: " + scanned.message());
     } else if (record_.closed_cleanly) {
       check_clean_close();
     } else {
       EP_TRY(recover_unclean());
     }
-    EP_TRY(seal_unsealed());
+    if (const Status sealed = seal_unsealed(); !sealed && !record_.in_gap) {
+      if (in_.create) return sealed;
+      open_gap("its log cannot be written: " + sealed.message());
+    }
+    if (!record_.in_gap && in_.region == nullptr && !in_.create) {
+      open_gap("there is no log buffer to write to");
+    }
     EP_TRY(begin_epoch());
     return std::move(out_);
   }
@@ -130,8 +143,14 @@ class Opening {
                std::to_string(buffer.head()) + ", its log ends at " + std::to_string(log_last_));
       return Status::ok();
     }
-    EP_TRY(drop_after_hole());
-    if (buffer.head() > log_last_ + 1) EP_TRY(append_to_log(buffer, log_last_ + 1));
+    Status logged = drop_after_hole();
+    if (logged && buffer.head() > log_last_ + 1) logged = append_to_log(buffer, log_last_ + 1);
+    if (!logged) {
+      // What was answered stands on the primaries already (a write is answered after them at the
+      // earliest), so they are right without the log.
+      open_gap("its log cannot be written: " + logged.message());
+      return Status::ok();
+    }
     EP_TRY(redo(buffer));
     return read_back_failed(buffer);
   }
@@ -239,7 +258,10 @@ class Opening {
       const nvram::BufferedEntry at = buffer.at(lsn);
       const io::FileId file = primary_of(at.entry.volume);
       if (at.primary != PrimaryState::kFailed || file == io::kNoFile) continue;
-      EP_TRY(read_back(file, at.entry));
+      if (const Status status = read_back(file, at.entry); !status) {
+        open_gap("what a primary holds after a failed write cannot be logged: " + status.message());
+        return Status::ok();
+      }
     }
     return Status::ok();
   }
@@ -276,19 +298,22 @@ class Opening {
     return Status::ok();
   }
 
+  /// Goes through all of them whatever happens to one, so that what can be read is known.
   Status seal_unsealed() {
+    Status first;
     for (ScannedSegment& segment : segments_) {
-      if (segment.ignored) continue;
+      Status status;
       if (segment.info.entries == 0) {
-        EP_TRY(fs_.remove(segment.absolute_path));
-        continue;
+        status = fs_.remove(segment.absolute_path);
+      } else {
+        if (!segment.info.sealed) status = seal_scanned(fs_, segment, in_.wall_ns);
+        out_.segments.push_back(segment.info);
       }
-      if (!segment.info.sealed) EP_TRY(seal_scanned(fs_, segment, in_.wall_ns));
-      out_.segments.push_back(segment.info);
+      if (first && !status) first = status;
     }
     std::sort(out_.segments.begin(), out_.segments.end(),
               [](const log::SegmentInfo& a, const log::SegmentInfo& b) { return a.segment < b.segment; });
-    return Status::ok();
+    return first;
   }
 
   /// Buffer first, record second: a crash between the two finds an empty buffer of the next epoch.

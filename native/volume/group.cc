@@ -117,7 +117,7 @@ Status Group::open_parts(bool create) {
                   "a group with UUID " + config_.id.to_string() + " exists already");
   }
   EP_TRY(open_disks(create));
-  EP_TRY(open_buffer());
+  EP_TRY(open_buffer(create));
   EP_TRY(recover(create));
   if (create) EP_TRY(log_geometry());
   return start_exports();
@@ -149,6 +149,9 @@ Status Group::open_disks(bool create) {
       delay.seed = faults.primary_delay_seed + config.number;
       delay.min_ns = faults.primary_delay_us_min * 1000;
       delay.max_ns = faults.primary_delay_us_max * 1000;
+      // Of every second volume the effect comes late too, as if the disk had taken it late: only then
+      // does a kill leave writes that are logged, not on the primary, and to be redone.
+      if (config.number % 2 == 1) delay.where = block::DelayOptions::Where::kBefore;
       disk->delay = std::make_unique<block::DelayDevice>(*disk->file, environment_.reactor, delay);
     }
     disks_.push_back(std::move(disk));
@@ -156,9 +159,11 @@ Status Group::open_disks(bool create) {
   return Status::ok();
 }
 
-Status Group::open_buffer() {
-  auto path = find_buffer(config_);
-  if (!path) return path.status();
+/// A buffer that cannot be had keeps no guest from its disk: recovery opens a gap without one. Only
+/// one that another process uses is a reason to stop.
+Status Group::open_buffer(bool create) {
+  const auto path = find_buffer(config_);
+  if (!path) return create ? path.status() : Status::ok();
   buffer_path_ = *path;
   const uint64_t bytes = nvram::LogBuffer::region_bytes(config_.buffer_bytes);
   auto region = nvram::TmpfsRegion::open(buffer_path_, bytes, false);
@@ -166,9 +171,11 @@ Status Group::open_buffer() {
                   region.status().code() == Code::kCorruption)) {
     region = nvram::TmpfsRegion::open(buffer_path_, bytes, true);
   }
-  if (!region) return region.status();
-  region_ = std::move(*region);
-  return Status::ok();
+  if (region) {
+    region_ = std::move(*region);
+    return Status::ok();
+  }
+  return create || region.status().code() == Code::kBusy ? region.status() : Status::ok();
 }
 
 Status Group::recover(bool create) {
@@ -179,7 +186,9 @@ Status Group::recover(bool create) {
   input.create = create;
   for (const GroupConfig::Device& device : config_.devices) {
     const std::string folder = device.root + "/groups/" + config_.id.to_string();
-    EP_TRY(files.make_directories(folder + "/log"));
+    // A device that is not there now must not keep the guest from its disk: that is a gap.
+    const Status made = files.make_directories(folder + "/log");
+    if (create && !made) return made;
     input.devices.push_back({device.id, folder});
   }
   for (const auto& disk : disks_) {
@@ -223,7 +232,10 @@ Status Group::recover(bool create) {
             .durable = [this](uint64_t lsn) { splitter_->log_durable(lsn); },
             .sealed = [this](const log::SegmentInfo& info) { on_sealed(info); },
             .failed = [this](const Status& status) { splitter_->log_failed(status); }});
-    EP_TRY(writer_->prepare());
+    if (const Status prepared = writer_->prepare(); !prepared) {
+      if (create) return prepared;
+      EP_TRY(open_in_gap(prepared, outcome->next_lsn - 1, input.wall_ns));
+    }
   }
   const uint64_t last_time_ns = outcome->last_time_ns;
   environment_.reactor->call([this, last_time_ns] {
@@ -242,6 +254,22 @@ Status Group::recover(bool create) {
     }
     splitter_->start();
   });
+  return Status::ok();
+}
+
+/// The log cannot be written at all: history ends here, the guest is served.
+Status Group::open_in_gap(const Status& why, uint64_t last_lsn, uint64_t wall_ns) {
+  writer_.reset();
+  format::GroupRecord record = record_->current();
+  record.in_gap = true;
+  record.last_lsn = last_lsn;
+  record.gap = {};
+  record.gap.from_lsn = last_lsn;
+  record.gap.from_ns = wall_ns;
+  record.gap.reason = why.message();
+  EP_TRY(record_->save(record));
+  buffer_->retire();
+  buffer_.reset();
   return Status::ok();
 }
 

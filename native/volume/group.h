@@ -148,8 +148,9 @@ class Group {
   Group(const GroupEnvironment& environment, const GroupConfig& config, GroupEvents events);
   Status open_parts(bool create);
   Status open_disks(bool create);
-  Status open_buffer();
+  Status open_buffer(bool create);
   Status recover(bool create);
+  Status open_in_gap(const Status& why, uint64_t last_lsn, uint64_t wall_ns);
   Status log_geometry();
   Status start_exports();
   void tear_down();

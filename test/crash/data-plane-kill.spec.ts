@@ -25,7 +25,7 @@ import {
   readLog,
   Replay,
 } from '../support/oracle/model.js';
-import { type GroupBody, isAlive, Service, until } from '../support/service.js';
+import { type GroupBody, Service, until } from '../support/service.js';
 
 // The data plane is killed again and again under load, its primaries slow and answering out of
 // order, and started again by the control plane each time.
@@ -72,18 +72,6 @@ function startLoad(sockets: readonly string[], journal: string, more: readonly s
   ]);
 }
 
-/** Kills the data plane and waits until another one runs. @returns how long that took, ms */
-async function killOnce(running: Service): Promise<number> {
-  const pid = running.dataPlanePid();
-  const killedAt = performance.now();
-  process.kill(pid, 'SIGKILL');
-  await until('another data plane', () => {
-    const now = running.dataPlanePid();
-    return now !== pid && isAlive(now);
-  });
-  return performance.now() - killedAt;
-}
-
 function kindly(end: FrontEndEnd): string {
   return `${end.errors}\n${end.lines
     .slice(-8)
@@ -116,7 +104,7 @@ describe('kill -9 of the data plane under the load of a front-end', () => {
       for (let kill = 0; kill < kills; kill += 1) {
         await sleep(200 + 500 * random());
         const before = frontEnd.count('reconnected');
-        backMs.push(Math.round(await killOnce(running)));
+        backMs.push(Math.round(await running.killDataPlane()));
         await until('both volumes are back', () => {
           if (frontEnd.last('failure') !== undefined) throw new Error('the front-end failed');
           return frontEnd.count('reconnected') >= before + VOLUMES.length;
@@ -172,7 +160,7 @@ describe('kill -9 of the data plane under the load of a front-end', () => {
       await frontEnd.waitFor('started');
       await sleep(300 + 400 * random());
       frontEnd.kill();
-      await killOnce(running);
+      await running.killDataPlane();
       await frontEnd.ended;
       await until('the group is open', async () => {
         const now = await running.group(group.id);
@@ -205,7 +193,7 @@ describe('kill -9 of the data plane under the load of a front-end', () => {
     for (let kill = 0; kill < 5 && frontEnd.last('failure') === undefined; kill += 1) {
       await sleep(500);
       const before = frontEnd.count('reconnected');
-      await killOnce(running);
+      await running.killDataPlane();
       await until(
         'both volumes are back, or it failed',
         () =>
@@ -312,7 +300,7 @@ async function guestUnderKills(seed: number): Promise<void> {
     for (let kill = 0; kill < GUEST_KILLS; kill += 1) {
       await sleep(500 + 1000 * random());
       const from = guest.lines.length;
-      await killOnce(running);
+      await running.killDataPlane();
       // It goes on before it is killed again.
       await guest.waitForLine(/^flushed /, 30_000, from);
     }

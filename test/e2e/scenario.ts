@@ -262,9 +262,9 @@ export class Scenario {
       return { made, figures };
     });
     const marker = await this.#step(`Mark the moment "${MARKER}"`, async (step) => {
-      const answer = await this.#api<PointAnswer>('POST', '/markers', { label: MARKER });
-      step.note(`LSN ${count(answer.lsn)}, ${answer.time}; the guest’s file system is in use`);
-      return answer;
+      const { lsn, time } = await this.#api<PointAnswer>('POST', '/markers', { label: MARKER });
+      step.note(`LSN ${count(lsn)}, ${time}; the guest’s file system is in use`);
+      return { lsn, time };
     });
     return this.#step('The guest destroys its files', async (step) => {
       guest.say('go on');

@@ -227,12 +227,19 @@ export class Service {
     this.#child = undefined;
   }
 
-  /** SIGKILL of the data plane; whoever watches it starts it again. @returns the pid that was killed */
+  /**
+   * SIGKILL of the data plane; waits until the control plane has started another one.
+   * @returns how long that took, ms
+   */
   async killDataPlane(): Promise<number> {
     const pid = this.dataPlanePid();
+    const killedAt = performance.now();
     process.kill(pid, 'SIGKILL');
-    await until('the data plane is gone', () => !isAlive(pid));
-    return pid;
+    await until('another data plane', () => {
+      const now = this.#pidFromFile();
+      return now !== undefined && now !== pid && isAlive(now);
+    });
+    return performance.now() - killedAt;
   }
 
   /** As `<state>/dataplane.pid` has it; after a kill it may be the dead one's. */
