@@ -420,6 +420,8 @@ Status Group::close() {
     status = record_->save(last);
   }
   tear_down();
+  // Everything is in the log, or the gap says what is not: the memory is free for others.
+  if (status) (void)environment_.file_system->remove(buffer_path_).is_ok();
   return status;
 }
 
