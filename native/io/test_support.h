@@ -59,6 +59,8 @@ class SimEngine final : public Engine {
   uint64_t latency_max_ns = 400'000;
   uint64_t sync_max_ns = 1'500'000;
   uint64_t wall_offset_ns = 1'700'000'000'000'000'000;
+  /// Time on top, by Op.
+  std::function<uint64_t(const Op&)> extra_ns;
   /// Asked at completion.
   std::function<std::optional<Fault>(const Op&)> fault;
   /// Told of each Op that took effect.
@@ -67,7 +69,8 @@ class SimEngine final : public Engine {
   void submit(Op* op) override {
     const uint64_t most = op->kind == Op::Kind::kSyncData ? sync_max_ns : latency_max_ns;
     const uint64_t low = std::min(latency_min_ns, most);
-    pending_.push_back({op, now_ + low + random_() % (most - low + 1)});
+    const uint64_t extra = extra_ns ? extra_ns(*op) : 0;
+    pending_.push_back({op, now_ + low + random_() % (most - low + 1) + extra});
   }
   void watch(Watch*) override { EP_ASSERT(false); }
   void unwatch(Watch*) override { EP_ASSERT(false); }

@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -76,7 +78,7 @@ class Model {
       const BufferedEntry at = buffer.at(each.lsn);
       ASSERT_EQ(at.entry, each.entry);
       ASSERT_EQ(at.primary, each.primary);
-      ASSERT_EQ(std::memcmp(at.data, each.data.data(), each.data.size()), 0) << each.lsn;
+      ASSERT_TRUE(std::equal(each.data.begin(), each.data.end(), at.data)) << each.lsn;
       bytes += each.data.size();
     }
     EXPECT_GE(buffer.used_bytes(), bytes);
@@ -94,7 +96,7 @@ class Model {
  private:
   void append() {
     Entry entry;
-    entry.type = static_cast<EntryType>(1 + random_() % 8);
+    entry.type = random_() % 2 == 0 ? EntryType::kWrite : static_cast<EntryType>(1 + random_() % 8);
     entry.volume = static_cast<uint16_t>(random_() % 64);
     entry.flags = static_cast<uint8_t>(random_() % 4);
     entry.sector = random_();
@@ -113,7 +115,7 @@ class Model {
     std::vector<uint8_t> data(bytes);
     for (size_t i = 0; i < data.size(); i += 64) data[i] = static_cast<uint8_t>(random_());
     uint8_t* to = buffer_->next_data(bytes);
-    std::memcpy(to, data.data(), bytes);
+    std::copy(data.begin(), data.end(), to);
     entry.data_crc = crc32(data.data(), bytes);
     const auto state = static_cast<PrimaryState>(random_() % 2);
     ASSERT_EQ(buffer_->append(entry, state), next_);
@@ -122,7 +124,7 @@ class Model {
   }
 
   void release() {
-    const uint64_t count = random_() % 3 == 0 ? held_.size() : random_() % (held_.size() + 1) / 4;
+    const uint64_t count = random_() % 100 == 0 ? held_.size() : std::min<uint64_t>(held_.size(), random_() % 4);
     for (uint64_t i = 0; i < count; ++i) held_.pop_front();
     buffer_->release_before(next_ - held_.size());
   }

@@ -112,7 +112,8 @@ struct LifeOptions {
   split::Ack ack = split::Ack::kPrimary;
   split::FlushMode flush = split::FlushMode::kBoth;
   bool delays = true;
-  uint64_t log_latency_max_ns = 400'000;
+  /// More time for everything but the primaries: a log that cannot keep up.
+  uint64_t log_extra_ns = 0;
   uint64_t clean_interval_ns = 3'000'000;
 };
 
@@ -127,7 +128,12 @@ class Life {
     engine.wall_offset_ns = world.wall_ns;
     // A clock that jumps back now and then: times in the log rise all the same.
     if (world.below(4) == 0) engine.wall_offset_ns -= world.below(3'000'000'000);
-    engine.latency_max_ns = options.log_latency_max_ns;
+    engine.extra_ns = [this](const io::Op& op) {
+      for (const auto& device : devices_) {
+        if (device->file() == op.file) return uint64_t{0};
+      }
+      return options_.log_extra_ns;
+    };
     reactor_.adopt(&engine);
   }
   ~Life() {

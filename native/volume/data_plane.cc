@@ -18,7 +18,14 @@ Result<std::unique_ptr<DataPlane>> DataPlane::create(const DataPlaneOptions& opt
     reactor::ReactorOptions reactor_options;
     reactor_options.name = "everpoint-" + std::to_string(i);
     auto reactor = std::make_unique<reactor::Reactor>(reactor_options);
-    EP_TRY(reactor->start([] { return io::make_uring_engine(); }));
+    std::string granted;
+    EP_TRY(reactor->start([&granted]() -> Result<std::unique_ptr<io::Engine>> {
+      auto engine = io::UringEngine::create();
+      if (!engine) return engine.status();
+      granted = (*engine)->describe();
+      return std::unique_ptr<io::Engine>(std::move(*engine));
+    }));
+    if (i == 0) plane->notes_.push_back(granted + "; buffers and files are not registered");
     plane->reactors_.push_back(std::move(reactor));
   }
   return plane;

@@ -177,7 +177,10 @@ async function judge(
   jobs: readonly { id: string; lsn: number; files: string[] }[],
 ): Promise<void> {
   const restores = [...jobs];
-  for (const { id } of jobs) expect(await running.jobEnd(id)).toMatchObject({ state: 'done' });
+  for (const { id } of jobs) {
+    const job = await running.jobEnd(id);
+    expect(job.state, JSON.stringify(job)).toBe('done');
+  }
   const latest = await running.restore(group.id, 'latest', VOLUMES, 'latest');
   restores.push({ id: '', ...latest });
   const journal = readJournal(journalPath);
