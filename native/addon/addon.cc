@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The Node addon: thin. Every call of the data plane blocks, so each runs on libuv's pool and answers
-// by a promise; events come from reactor threads through one thread-safe function. The shapes are
-// declared in src/data-plane/native-types.ts.
+// The Node addon: thin. Every call of the data plane blocks, so each runs on libuv's pool and
+// answers by a promise; events come from reactor threads through one thread-safe function. The
+// shapes are declared in src/data-plane/native-types.ts.
 
 #include <napi.h>
 
@@ -90,12 +90,12 @@ class DataPlaneObject : public Napi::ObjectWrap<DataPlaneObject> {
     events_ = std::make_shared<Events>();
     // An environment that ends (exit, a worker's end) frees the function before this object's
     // destructor runs: the finalizer says so, or close() would release freed memory and hang.
-    events_->function = Napi::ThreadSafeFunction::New(
-        env, options.Get("onEvent").As<Napi::Function>(), "everpoint events", 0, 1,
-        [sink = events_](Napi::Env) {
-          const std::lock_guard lock(sink->mutex);
-          sink->open = false;
-        });
+    events_->function =
+        Napi::ThreadSafeFunction::New(env, options.Get("onEvent").As<Napi::Function>(),
+                                      "everpoint events", 0, 1, [sink = events_](Napi::Env) {
+                                        const std::lock_guard lock(sink->mutex);
+                                        sink->open = false;
+                                      });
     // Events alone keep no process alive.
     events_->function.Unref(env);
     volume::DataPlaneEvents events;

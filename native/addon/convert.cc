@@ -123,16 +123,16 @@ volume::GroupConfig read_group_config(const Napi::Object& from) {
   config.flush = read_string(from, "flush") == "primary" ? split::FlushMode::kPrimary
                                                          : split::FlushMode::kBoth;
   read_list(from, "devices", [&](const Napi::Object& device) {
-    config.devices.push_back({read_uuid(device.Get("id"), "devices.id"), read_string(device, "path")});
+    config.devices.push_back(
+        {read_uuid(device.Get("id"), "devices.id"), read_string(device, "path")});
   });
   const Napi::Object buffer = read_object(from, "logBuffer");
   if (buffer.Get("path").IsString()) config.buffer_path = read_string(buffer, "path");
   config.buffer_bytes = read_count(buffer, "bytes", config.buffer_bytes);
   config.segment_bytes = read_count(from, "segmentBytes", config.segment_bytes);
   config.seal_after_ms = read_count(from, "sealAfterMs", config.seal_after_ms);
-  read_list(from, "volumes", [&](const Napi::Object& volume) {
-    config.volumes.push_back(read_volume(volume));
-  });
+  read_list(from, "volumes",
+            [&](const Napi::Object& volume) { config.volumes.push_back(read_volume(volume)); });
   return config;
 }
 

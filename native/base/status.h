@@ -56,7 +56,7 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}  // NOLINT: implicit on purpose
+  Result(T value) : value_(std::move(value)) {}         // NOLINT: implicit on purpose
   Result(Status status) : status_(std::move(status)) {  // NOLINT: implicit on purpose
     EP_ASSERT(!status_.is_ok());
   }
@@ -84,8 +84,8 @@ class [[nodiscard]] Result {
 }  // namespace ep
 
 /// Returns from the enclosing function when the expression is a failed Status.
-#define EP_TRY(expression)                                \
-  do {                                                    \
-    ::ep::Status ep_status_ = (expression);               \
-    if (!ep_status_.is_ok()) return ep_status_;           \
+#define EP_TRY(expression)                      \
+  do {                                          \
+    ::ep::Status ep_status_ = (expression);     \
+    if (!ep_status_.is_ok()) return ep_status_; \
   } while (false)

@@ -22,8 +22,8 @@ enum class Outcome : uint8_t { kOk, kIoError, kUnsupported, kNoSpace, kReadOnly 
 /// One request to a device, made by its door or by the device above. The owner keeps it and the
 /// memory of `iov` in place until on_done, which is called exactly once, on the reactor's thread,
 /// possibly from inside submit(). Ranges were checked by the owner: inside the device, multiples of
-/// 512 bytes (Geometry::block_bytes is advice to the guest, not a limit here), length > 0 except for
-/// kFlush, and for reads and writes equal to the sum of iov.
+/// 512 bytes (Geometry::block_bytes is advice to the guest, not a limit here), length > 0 except
+/// for kFlush, and for reads and writes equal to the sum of iov.
 struct Request {
   Op op{};
   /// kWriteZeroes: the space may be deallocated.

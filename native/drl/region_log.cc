@@ -31,7 +31,8 @@ uint32_t crc_without(const uint8_t* page, size_t field) {
 
 /// The pages of one write-and-sync round, and who waits for it.
 struct RegionLog::Cycle {
-  uint8_t* memory = static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, kPagesPerCycle * kPageBytes));
+  uint8_t* memory =
+      static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, kPagesPerCycle* kPageBytes));
   io::Op ops[kPagesPerCycle];
   iovec iov[kPagesPerCycle];
   io::Op sync;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The dirty region log [0043] of one volume: before a write to a clean region of the primary starts,
-// the region's bit is durable. Bits are set in batches (one write of the touched pages and one sync
-// for everything that waits) and cleared lazily. Layout: drl-format.md.
+// The dirty region log [0043] of one volume: before a write to a clean region of the primary
+// starts, the region's bit is durable. Bits are set in batches (one write of the touched pages and
+// one sync for everything that waits) and cleared lazily. Layout: drl-format.md.
 //
 // A region is clean only when nothing is in flight in it, the primary was synced after its last
 // write, the log is durable past that write, and no gap covers it. The clearing walks in two
@@ -37,7 +37,8 @@ class RegionLog {
   /// otherwise a missing or foreign file, or a damaged page, counts as dirty as a whole.
   static Result<std::unique_ptr<RegionLog>> open(io::FileSystem& file_system,
                                                  const std::string& path, const Uuid& group,
-                                                 uint16_t volume, uint64_t volume_bytes, bool fresh);
+                                                 uint16_t volume, uint64_t volume_bytes,
+                                                 bool fresh);
   ~RegionLog();
 
   /// The rest on the reactor's thread; once, before the first write.
@@ -76,8 +77,8 @@ class RegionLog {
   struct Region {
     uint32_t in_flight = 0;
     bool dirty = false;
-    bool durable = false;   // the bit on disk is set
-    bool touched = false;   // written since begin_clean
+    bool durable = false;  // the bit on disk is set
+    bool touched = false;  // written since begin_clean
     bool candidate = false;
     uint64_t last_lsn = 0;
   };
@@ -111,7 +112,7 @@ class RegionLog {
   std::unique_ptr<Cycle> cycle_;
   bool cycle_running_ = false;
   bool failed_ = false;
-  DirtyWaiter* waiting_ = nullptr;       // for the cycle that is running or the next
+  DirtyWaiter* waiting_ = nullptr;  // for the cycle that is running or the next
   DirtyWaiter* waiting_tail_ = nullptr;
 };
 

@@ -50,7 +50,8 @@ class Log {
     explicit OnDisk(const std::string& path) {
       std::ifstream file(path, std::ios::binary);
       bytes_.resize(4 * 4096);
-      file.read(reinterpret_cast<char*>(bytes_.data()), static_cast<std::streamsize>(bytes_.size()));
+      file.read(reinterpret_cast<char*>(bytes_.data()),
+                static_cast<std::streamsize>(bytes_.size()));
       for (size_t page = 0; page < 3; ++page) {
         uint8_t* at = bytes_.data() + (1 + page) * 4096;
         const uint32_t sum = load_le<uint32_t>(at + 4);

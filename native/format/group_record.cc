@@ -17,7 +17,8 @@ constexpr uint32_t kFlagGap = 2;
 constexpr size_t kReasonBytesMax = 254;
 constexpr size_t kPrimaryOffset = 512;
 constexpr size_t kPrimaryBytes = 32;
-static_assert(kPrimaryOffset + limits::kVolumesPerGroupMax * kPrimaryBytes <= kGroupRecordSlotBytes);
+static_assert(kPrimaryOffset + limits::kVolumesPerGroupMax * kPrimaryBytes <=
+              kGroupRecordSlotBytes);
 
 uint32_t slot_crc(const uint8_t* slot) {
   static constexpr uint8_t kZero[4] = {};
@@ -36,7 +37,8 @@ void encode_group_record(const GroupRecord& record, uint8_t* to) {
   store_le<uint64_t>(to + 32, record.sequence);
   store_le<uint64_t>(to + 40, record.epoch);
   store_le<uint64_t>(to + 48, record.reserved_lsn);
-  store_le<uint32_t>(to + 56, (record.closed_cleanly ? kFlagClosed : 0) | (record.in_gap ? kFlagGap : 0));
+  store_le<uint32_t>(to + 56,
+                     (record.closed_cleanly ? kFlagClosed : 0) | (record.in_gap ? kFlagGap : 0));
   store_le<uint32_t>(to + 60, static_cast<uint32_t>(record.primaries.size()));
   store_le<uint64_t>(to + 64, record.last_lsn);
   store_le<uint64_t>(to + 72, record.last_time_ns);
@@ -59,7 +61,8 @@ void encode_group_record(const GroupRecord& record, uint8_t* to) {
 }
 
 Result<GroupRecord> decode_group_record(std::span<const uint8_t> from) {
-  if (from.size() < kGroupRecordSlotBytes) return Status(Code::kCorruption, "group record is cut off");
+  if (from.size() < kGroupRecordSlotBytes)
+    return Status(Code::kCorruption, "group record is cut off");
   const uint8_t* at = from.data();
   if (std::all_of(at, at + kGroupRecordSlotBytes, [](uint8_t byte) { return byte == 0; })) {
     return Status(Code::kNotFound, "group record slot was never written");

@@ -36,8 +36,8 @@ void expect_every_flip_noticed(std::vector<uint8_t> page, Good good) {
 
 TEST(SegmentFormat, HeaderRoundTripAndDamage) {
   std::mt19937_64 random(first_seed());
-  SegmentHeader header{random_uuid(random), random_uuid(random), random(), random(),
-                       random(),            random(),            random()};
+  SegmentHeader header{
+      random_uuid(random), random_uuid(random), random(), random(), random(), random(), random()};
   std::vector<uint8_t> page(kSegmentHeaderBytes);
   const uint32_t crc = encode_segment_header(header, page.data());
   uint32_t read_crc = 0;
@@ -114,7 +114,8 @@ TEST(SegmentFormat, BatchRoundTripAndDamage) {
     std::vector<uint8_t> bytes(header.table_bytes());
     header.pages = static_cast<uint32_t>(
         align_up(align_up(bytes.size(), 512) + 3 * 512, kPageBytes) / kPageBytes);
-    for (size_t i = kBatchHeaderBytes; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(random());
+    for (size_t i = kBatchHeaderBytes; i < bytes.size(); ++i)
+      bytes[i] = static_cast<uint8_t>(random());
     const uint32_t crc = encode_batch_header(header, bytes.data());
     const auto read = decode_batch_header(bytes);
     ASSERT_TRUE(read);
@@ -277,8 +278,8 @@ TEST(GroupRecordFormat, RoundTripAndDamage) {
   EXPECT_TRUE(read->in_gap && read->closed_cleanly);
   ASSERT_EQ(read->primaries.size(), record.primaries.size());
   EXPECT_EQ(read->primaries.back().look, record.primaries.back().look);
-  expect_every_flip_noticed(
-      slot, [](const auto& bytes) { return decode_group_record(bytes).is_ok(); });
+  expect_every_flip_noticed(slot,
+                            [](const auto& bytes) { return decode_group_record(bytes).is_ok(); });
   std::vector<uint8_t> zeroes(kGroupRecordSlotBytes);
   EXPECT_EQ(decode_group_record(zeroes).status().code(), Code::kNotFound);
   store_le<uint32_t>(slot.data() + 8, 2);

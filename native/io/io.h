@@ -27,22 +27,22 @@ constexpr FileId kNoFile = -1;
 /// from Engine::reap; never from inside submit). on_complete may submit again or free the Op.
 struct Op {
   enum class Kind : uint8_t {
-    kRead,        // iov → bytes read, may be short at the end of the file
-    kWrite,       // iov → bytes written; the engine never continues a short one
-    kSyncData,    // fdatasync
-    kPunch,       // deallocate [offset, +length): reads as zeroes; size kept
-    kZeroRange,   // zero [offset, +length), keeping the allocation where possible; size kept
+    kRead,       // iov → bytes read, may be short at the end of the file
+    kWrite,      // iov → bytes written; the engine never continues a short one
+    kSyncData,   // fdatasync
+    kPunch,      // deallocate [offset, +length): reads as zeroes; size kept
+    kZeroRange,  // zero [offset, +length), keeping the allocation where possible; size kept
   };
   Kind kind{};
   FileId file = kNoFile;
   uint64_t offset = 0;
-  uint64_t length = 0;           // kPunch, kZeroRange: bytes
-  const iovec* iov = nullptr;    // kRead, kWrite
+  uint64_t length = 0;         // kPunch, kZeroRange: bytes
+  const iovec* iov = nullptr;  // kRead, kWrite
   uint32_t iov_count = 0;
   /// Bytes or 0 on success, a negative errno on failure.
   void (*on_complete)(Op* op, int32_t result) = nullptr;
   void* owner = nullptr;
-  Op* next = nullptr;            // the engine's own while submitted
+  Op* next = nullptr;  // the engine's own while submitted
   /// The file lives in memory (FileInfo::in_memory) and the request is a small read or write, or a
   /// sync: nothing waits for a device, and it may be done on the spot in the next reap. The kernel
   /// would hand it to a worker thread, which costs several times the copy.
@@ -85,7 +85,7 @@ class Engine {
 
 struct OpenOptions {
   bool create = false;
-  bool exclusive = false;    // with create: kAlreadyExists when the file is there
+  bool exclusive = false;  // with create: kAlreadyExists when the file is there
   bool read_only = false;
   /// O_DIRECT where the file takes it; FileInfo says what came of it.
   bool direct = false;
@@ -98,19 +98,19 @@ struct OpenOptions {
 };
 
 struct FileInfo {
-  uint64_t size = 0;               // bytes; of the device for a block device
+  uint64_t size = 0;  // bytes; of the device for a block device
   bool is_block_device = false;
-  bool in_memory = false;          // on tmpfs
-  bool direct = false;             // O_DIRECT is in force
-  uint32_t memory_alignment = 1;   // of buffers and …
-  uint32_t offset_alignment = 1;   // … of offsets and lengths, for direct I/O
+  bool in_memory = false;         // on tmpfs
+  bool direct = false;            // O_DIRECT is in force
+  uint32_t memory_alignment = 1;  // of buffers and …
+  uint32_t offset_alignment = 1;  // … of offsets and lengths, for direct I/O
   uint64_t mtime_ns = 0;
   uint64_t ctime_ns = 0;
 };
 
 struct SpaceInfo {
   uint64_t total_bytes = 0;
-  uint64_t free_bytes = 0;         // for the unprivileged
+  uint64_t free_bytes = 0;  // for the unprivileged
 };
 
 /// The blocking side: opening, recovery, and what runs off the reactor. Any thread; one file must

@@ -3,12 +3,12 @@
 
 // For tests of everything above io: an Engine with a clock and disk times of its own, and a
 // FileSystem that fails or dies at a chosen call. With both a test is one thread, repeats from its
-// seed, and can end a "process" at any moment: what was in flight is then applied wholly, in part or
-// not at all, and the file descriptors (with their locks) go away.
+// seed, and can end a "process" at any moment: what was in flight is then applied wholly, in part
+// or not at all, and the file descriptors (with their locks) go away.
 
+#include <fcntl.h>
 #include <sys/uio.h>
 #include <unistd.h>
-#include <fcntl.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -44,8 +44,8 @@ inline std::optional<uint64_t> asked_seed() {
   return std::strtoull(text, nullptr, 0);
 }
 
-/// Ops take a random time on a clock that only moves when nothing is due; they take effect when they
-/// complete, so overlapping ones land in any order.
+/// Ops take a random time on a clock that only moves when nothing is due; they take effect when
+/// they complete, so overlapping ones land in any order.
 class SimEngine final : public Engine {
  public:
   struct Fault {
@@ -116,9 +116,9 @@ class SimEngine final : public Engine {
   unsigned complete_due() {
     unsigned count = 0;
     for (;;) {
-      const auto first = std::min_element(
-          pending_.begin(), pending_.end(),
-          [](const Pending& a, const Pending& b) { return a.due < b.due; });
+      const auto first =
+          std::min_element(pending_.begin(), pending_.end(),
+                           [](const Pending& a, const Pending& b) { return a.due < b.due; });
       if (first == pending_.end() || first->due > now_) return count;
       Op* op = first->op;
       pending_.erase(first);
@@ -145,10 +145,12 @@ class SimEngine final : public Engine {
     ssize_t result = 0;
     switch (op.kind) {
       case Op::Kind::kRead:
-        result = preadv(op.file, op.iov, static_cast<int>(op.iov_count), static_cast<off_t>(op.offset));
+        result =
+            preadv(op.file, op.iov, static_cast<int>(op.iov_count), static_cast<off_t>(op.offset));
         break;
       case Op::Kind::kWrite:
-        result = pwritev(op.file, op.iov, static_cast<int>(op.iov_count), static_cast<off_t>(op.offset));
+        result =
+            pwritev(op.file, op.iov, static_cast<int>(op.iov_count), static_cast<off_t>(op.offset));
         break;
       case Op::Kind::kSyncData:
         break;  // only processes die here, not machines
@@ -217,7 +219,8 @@ class TestFileSystem final : public FileSystem {
     return real_->read(file, offset, to, size, got);
   }
   Status write(FileId file, uint64_t offset, const void* from, size_t size) override {
-    if (calls == die_at) (void)real_->write(file, offset, from, random_() % (size / 512 + 1) * 512).is_ok();
+    if (calls == die_at)
+      (void)real_->write(file, offset, from, random_() % (size / 512 + 1) * 512).is_ok();
     EP_TRY(step("write"));
     return real_->write(file, offset, from, size);
   }

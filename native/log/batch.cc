@@ -73,8 +73,7 @@ bool batch_fits(const SegmentCursor& segment, const BatchPlan& plan) {
   const uint64_t end = std::max(segment.end, format::kSegmentHeaderBytes);
   const uint64_t directory =
       align_up((segment.directory.size() + 1) * format::kDirectoryEntryBytes, kPageBytes);
-  return end + plan.bytes + directory + format::kSegmentTrailerBytes <=
-         segment.made.capacity_bytes;
+  return end + plan.bytes + directory + format::kSegmentTrailerBytes <= segment.made.capacity_bytes;
 }
 
 BatchBytes::BatchBytes()

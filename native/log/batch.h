@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Cutting flush batches: entries of the log buffer become one vectored write at the end of a segment.
-// Pure of I/O, so that the writer (asynchronous) and recovery (blocking) cut the same bytes.
+// Cutting flush batches: entries of the log buffer become one vectored write at the end of a
+// segment. Pure of I/O, so that the writer (asynchronous) and recovery (blocking) cut the same
+// bytes.
 
 #include <sys/uio.h>
 
@@ -10,9 +11,9 @@
 #include <memory>
 #include <vector>
 
+#include "format/entry_source.h"
 #include "format/segment.h"
 #include "log/segment_file.h"
-#include "format/entry_source.h"
 
 namespace ep::log {
 

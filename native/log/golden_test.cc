@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The golden segments (test/golden/segment-*.eplog), which src/maps reads too: made again through the
-// writer's own code and compared byte for byte. EP_WRITE_GOLDEN=1 writes them.
+// The golden segments (test/golden/segment-*.eplog), which src/maps reads too: made again through
+// the writer's own code and compared byte for byte. EP_WRITE_GOLDEN=1 writes them.
 
 #include <gtest/gtest.h>
 
@@ -80,7 +80,8 @@ void fill(ListSource& source, int batch) {
     source.add(entry_of(EntryType::kDiscard, 0, 2, 2), {});
     source.add(entry_of(EntryType::kWriteZeroes, 1, 60, 16), {});
     source.add(entry_of(EntryType::kFlush, 0, 107, 0), {});
-    EXPECT_TRUE(format::encode_marker({format::kKeepForever, "before the upgrade ✓"}, sector.data()));
+    EXPECT_TRUE(
+        format::encode_marker({format::kKeepForever, "before the upgrade ✓"}, sector.data()));
     source.add(entry_of(EntryType::kMarker, 0, 0, 1), sector);
   } else {
     source.add(entry_of(EntryType::kWrite, 1, 100, 3), pattern(3, 4));
@@ -127,9 +128,9 @@ Made make() {
       if (batch == 1) good_end = offset;
     }
     if (sealed) {
-      EXPECT_TRUE(seal_segment_file(files, *file, cursor.directory, cursor.end,
-                                    cursor.trailer(1'700'000'001'000'000'000,
-                                                   format::SealReason::kRequest)));
+      EXPECT_TRUE(seal_segment_file(
+          files, *file, cursor.directory, cursor.end,
+          cursor.trailer(1'700'000'001'000'000'000, format::SealReason::kRequest)));
     } else {
       // The third batch was torn: its table is there, its last data is not.
       EXPECT_TRUE(files.truncate(*file, good_end + 1024));
@@ -145,7 +146,8 @@ void compare(const std::vector<uint8_t>& made, const std::string& name) {
   const std::string path = std::string(EP_SOURCE_DIR) + "/test/golden/" + name;
   if (std::getenv("EP_WRITE_GOLDEN") != nullptr) {
     std::ofstream(path, std::ios::binary)
-        .write(reinterpret_cast<const char*>(made.data()), static_cast<std::streamsize>(made.size()));
+        .write(reinterpret_cast<const char*>(made.data()),
+               static_cast<std::streamsize>(made.size()));
   }
   ASSERT_TRUE(std::filesystem::exists(path)) << path;
   EXPECT_LT(made.size(), 65536u);

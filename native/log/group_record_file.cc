@@ -21,8 +21,7 @@ Result<std::unique_ptr<GroupRecordFile>> GroupRecordFile::open(io::FileSystem& f
   std::unique_ptr<GroupRecordFile> record(new GroupRecordFile);
   record->file_system_ = &file_system;
   record->page_.reset(static_cast<uint8_t*>(std::aligned_alloc(kPageBytes, kGroupRecordFileBytes)));
-  auto file = file_system.open(
-      path, {.create = true, .lock = true, .lock_wait_ns = lock_wait_ns});
+  auto file = file_system.open(path, {.create = true, .lock = true, .lock_wait_ns = lock_wait_ns});
   if (!file) return file.status();
   record->file_ = *file;
   size_t got = 0;

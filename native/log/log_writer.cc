@@ -187,7 +187,8 @@ void LogWriter::batch_done(Batch* batch, int32_t result) {
   if (result < 0 || static_cast<uint64_t>(result) != batch->bytes.size()) {
     // A short write on an allocated file is a device in trouble as well.
     const int error = result < 0 ? -result : EIO;
-    fail(Status::from_errno(error, "writing log segment " + batch->segment->cursor.made.absolute_path));
+    fail(Status::from_errno(error,
+                            "writing log segment " + batch->segment->cursor.made.absolute_path));
   }
   while (!flying_.empty() && flying_.front()->done) {
     std::unique_ptr<Batch> front = std::move(flying_.front());
@@ -203,8 +204,8 @@ void LogWriter::batch_done(Batch* batch, int32_t result) {
   check_quiet();
 }
 
-/// Syncs a file whose written entries are wanted, when a quarter of the buffer waits for it, or when
-/// it is to be sealed.
+/// Syncs a file whose written entries are wanted, when a quarter of the buffer waits for it, or
+/// when it is to be sealed.
 void LogWriter::maybe_sync() {
   if (failed_) return;
   for (const auto& segment : segments_) {
@@ -288,7 +289,8 @@ void LogWriter::serve_seal_wishes() {
   }
 }
 
-/// Segments are sealed one at a time, in order, so that sealed_lsn only ever names a contiguous log.
+/// Segments are sealed one at a time, in order, so that sealed_lsn only ever names a contiguous
+/// log.
 void LogWriter::maybe_seal_front() {
   if (sealing_ || failed_ || segments_.empty()) return;
   Segment* segment = segments_.front().get();
@@ -401,8 +403,8 @@ void LogWriter::on_timer() {
     pending_since_ns_ = now;
     want_durable(source_->head() - 1);
   }
-  if (Segment* segment = active();
-      segment != nullptr && !segment->empty() && now >= segment->opened_ns + options_.seal_after_ns) {
+  if (Segment* segment = active(); segment != nullptr && !segment->empty() &&
+                                   now >= segment->opened_ns + options_.seal_after_ns) {
     close_active(SealReason::kTime);
   }
   arm_timer();

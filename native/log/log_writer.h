@@ -7,10 +7,10 @@
 //   segments  A (closing) → B (active) → C (allocated ahead)
 //
 // A batch is written with one vectored write out of the buffer (table from staging memory, data in
-// place) and counts when every batch before it is done. An LSN is *durable* when its batch counts and
-// a sync of its file began after that; entries leave the buffer only then (the splitter frees them),
-// so a file whose sync failed is never the only place of an entry. Full segments are sealed on the
-// offload thread once their last batch is durable.
+// place) and counts when every batch before it is done. An LSN is *durable* when its batch counts
+// and a sync of its file began after that; entries leave the buffer only then (the splitter frees
+// them), so a file whose sync failed is never the only place of an entry. Full segments are sealed
+// on the offload thread once their last batch is durable.
 
 #include <cstdint>
 #include <deque>
@@ -19,11 +19,11 @@
 #include <string>
 #include <vector>
 
+#include "format/entry_source.h"
 #include "format/segment.h"
 #include "io/io.h"
 #include "log/segment_file.h"
 #include "log/segment_info.h"
-#include "format/entry_source.h"
 #include "reactor/reactor.h"
 
 namespace ep::log {
@@ -126,9 +126,9 @@ class LogWriter {
   uint64_t next_segment_number_;
 
   std::vector<std::unique_ptr<Batch>> idle_batches_;
-  std::deque<std::unique_ptr<Batch>> flying_;      // in order of cutting
+  std::deque<std::unique_ptr<Batch>> flying_;  // in order of cutting
 
-  uint64_t taken_lsn_;             // first LSN not in any batch
+  uint64_t taken_lsn_;  // first LSN not in any batch
   uint64_t wanted_lsn_ = 0;
   uint64_t durable_lsn_;
   uint64_t sealed_lsn_;

@@ -85,7 +85,8 @@ class Writing {
   void run(int passes, uint64_t wait_ns = 100'000) {
     for (int i = 0; i < passes; ++i) reactor.run_once(wait_ns);
   }
-  /// A stranger finds at least what is called durable, contiguous, and nothing that was not appended.
+  /// A stranger finds at least what is called durable, contiguous, and nothing that was not
+  /// appended.
   uint64_t check_readable() {
     uint64_t last = 0;
     for (const ReadSegment& segment : read_segments(folder)) {
@@ -122,17 +123,19 @@ TEST(LogWriter, DurableIsReadableAndOnlyGrows) {
     SCOPED_TRACE("EP_TEST_SEED=" + std::to_string(seed));
     Writing log(seed);
     for (int i = 0; i < 300; ++i) {
-      log.source.add(static_cast<uint32_t>(1 + log.random() % (log.random() % 6 == 0 ? 4096 : 32)), seed);
+      log.source.add(static_cast<uint32_t>(1 + log.random() % (log.random() % 6 == 0 ? 4096 : 32)),
+                     seed);
       log.writer->notify();
       if (log.random() % 16 == 0) log.writer->want_durable(log.source.head() - 1);
       log.run(static_cast<int>(log.random() % 4));
       if (i % 60 == 0) log.check_readable();
     }
     uint64_t sealed_to = 0;
-    log.writer->seal(log.source.head() - 1, SealReason::kRequest, [&](const Status& status, uint64_t lsn) {
-      EXPECT_TRUE(status);
-      sealed_to = lsn;
-    });
+    log.writer->seal(log.source.head() - 1, SealReason::kRequest,
+                     [&](const Status& status, uint64_t lsn) {
+                       EXPECT_TRUE(status);
+                       sealed_to = lsn;
+                     });
     log.run(2000);
     EXPECT_EQ(sealed_to, log.source.head() - 1);
     EXPECT_EQ(log.check_readable(), sealed_to);
@@ -141,8 +144,7 @@ TEST(LogWriter, DurableIsReadableAndOnlyGrows) {
     for (const SegmentInfo& info : log.sealed) {
       EXPECT_EQ(info.first_lsn, next);
       next = info.last_lsn + 1;
-      const ReadSegment read =
-          read_segment(log.directory.path() + "/" + info.path);
+      const ReadSegment read = read_segment(log.directory.path() + "/" + info.path);
       EXPECT_TRUE(read.sealed);
       EXPECT_EQ(read.entries.size(), info.entries);
       EXPECT_EQ(read.reason, next > sealed_to ? SealReason::kRequest : SealReason::kSize);

@@ -33,8 +33,8 @@ Result<NewSegmentFile> make_segment_file(io::FileSystem& file_system,
                                          uint64_t bytes, uint64_t wall_ns);
 
 /// Writes directory and trailer behind the last batch, cuts the file to its size and syncs it.
-/// `trailer` comes with everything but the directory's fields, which are filled in here. Returns the
-/// file's final size.
+/// `trailer` comes with everything but the directory's fields, which are filled in here. Returns
+/// the file's final size.
 Result<uint64_t> seal_segment_file(io::FileSystem& file_system, io::FileId file,
                                    const std::vector<format::DirectoryEntry>& directory,
                                    uint64_t end_offset, format::SegmentTrailer trailer);

@@ -47,7 +47,8 @@ inline ReadSegment read_segment(const std::string& path) {
   const std::vector<uint8_t> bytes = read_whole(path);
   const std::span<const uint8_t> all(bytes);
   uint32_t chain = 0;
-  const auto header = format::decode_segment_header(all.first(std::min<size_t>(4096, all.size())), &chain);
+  const auto header =
+      format::decode_segment_header(all.first(std::min<size_t>(4096, all.size())), &chain);
   if (!header) {
     segment.problem = header.status().message();
     return segment;
@@ -122,7 +123,8 @@ inline ReadSegment read_segment(const std::string& path) {
   expect(trailer->directory_crc == crc32(directory.data(), directory.size()), "directory checksum");
   expect(bytes.size() == at + align_up(directory.size(), 4096) + 4096, "file size");
   expect(bytes.size() >= at + directory.size() &&
-             std::equal(directory.begin(), directory.end(), bytes.begin() + static_cast<ptrdiff_t>(at)),
+             std::equal(directory.begin(), directory.end(),
+                        bytes.begin() + static_cast<ptrdiff_t>(at)),
          "directory");
   return segment;
 }

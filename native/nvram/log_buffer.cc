@@ -24,8 +24,8 @@ constexpr uint32_t kStateFormatting = 0;
 constexpr uint32_t kStateInUse = 1;
 constexpr uint32_t kStateRetired = 2;
 
-/// In-place fields are read by the next process after a crash of this one: one store each, not to be
-/// moved by the compiler across the stores before it.
+/// In-place fields are read by the next process after a crash of this one: one store each, not to
+/// be moved by the compiler across the stores before it.
 template <typename T>
 void publish(uint8_t* to, T value) {
   std::atomic_ref<T>(*reinterpret_cast<T*>(to)).store(value, std::memory_order_release);
@@ -239,8 +239,7 @@ void LogBuffer::set_primary_state(uint64_t lsn, PrimaryState state) {
 void LogBuffer::release_before(uint64_t lsn) {
   EP_ASSERT(lsn >= tail_lsn_ && lsn <= head_lsn_);
   if (lsn == tail_lsn_) return;
-  tail_position_ =
-      lsn == head_lsn_ ? head_position_ : load_le<uint64_t>(slot(lsn) + 40);
+  tail_position_ = lsn == head_lsn_ ? head_position_ : load_le<uint64_t>(slot(lsn) + 40);
   tail_lsn_ = lsn;
   publish<uint64_t>(header_ + kTailOffset, lsn);
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// The NVRAM-style ring in front of the log [0045]: every entry is copied here once, and both writes,
-// to the primary and to the segment, go out from this copy. Layout: log-buffer-format.md.
+// The NVRAM-style ring in front of the log [0045]: every entry is copied here once, and both
+// writes, to the primary and to the segment, go out from this copy. Layout: log-buffer-format.md.
 //
-// An entry's slot is number `lsn % slots`, so LSNs alone say what is held: [tail, head). Data stands
-// in a second ring in the same order, packed by sectors, each entry's in one piece (the end of the
-// ring is skipped when an entry does not fit before it). The ring frees from its tail only.
+// An entry's slot is number `lsn % slots`, so LSNs alone say what is held: [tail, head). Data
+// stands in a second ring in the same order, packed by sectors, each entry's in one piece (the end
+// of the ring is skipped when an entry does not fit before it). The ring frees from its tail only.
 
 #include <cstdint>
 #include <string>
@@ -52,8 +52,8 @@ class LogBuffer : public format::EntrySource {
   static LogBuffer attach(Region* region, const Found& found);
 
   /// Starts a new, empty epoch. A crash in the middle leaves kFormatting.
-  static LogBuffer format(Region* region, const Uuid& group, const std::string& boot, uint64_t epoch,
-                          uint64_t first_lsn);
+  static LogBuffer format(Region* region, const Uuid& group, const std::string& boot,
+                          uint64_t epoch, uint64_t first_lsn);
 
   [[nodiscard]] uint64_t tail() const { return tail_lsn_; }
   /// One past the last entry.

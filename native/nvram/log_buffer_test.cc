@@ -124,7 +124,8 @@ class Model {
   }
 
   void release() {
-    const uint64_t count = random_() % 100 == 0 ? held_.size() : std::min<uint64_t>(held_.size(), random_() % 4);
+    const uint64_t count =
+        random_() % 100 == 0 ? held_.size() : std::min<uint64_t>(held_.size(), random_() % 4);
     for (uint64_t i = 0; i < count; ++i) held_.pop_front();
     buffer_->release_before(next_ - held_.size());
   }

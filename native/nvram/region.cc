@@ -30,7 +30,8 @@ MemoryRegion::~MemoryRegion() { std::free(base_); }
 Result<std::unique_ptr<TmpfsRegion>> TmpfsRegion::open(const std::string& path, uint64_t size,
                                                        bool create) {
   auto region = std::make_unique<TmpfsRegion>();
-  region->fd_ = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0), 0600);
+  region->fd_ =
+      ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0), 0600);
   if (region->fd_ < 0) return Status::from_errno(errno, "opening log buffer " + path);
   struct statfs file_system {};
   if (fstatfs(region->fd_, &file_system) != 0) {
@@ -56,7 +57,8 @@ Result<std::unique_ptr<TmpfsRegion>> TmpfsRegion::open(const std::string& path, 
   }
   const int failed = posix_fallocate(region->fd_, 0, static_cast<off_t>(have));
   if (failed != 0) return Status::from_errno(failed, "allocating log buffer " + path);
-  void* mapped = mmap(nullptr, have, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, region->fd_, 0);
+  void* mapped =
+      mmap(nullptr, have, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, region->fd_, 0);
   if (mapped == MAP_FAILED) return Status::from_errno(errno, "mapping log buffer " + path);
   region->base_ = static_cast<uint8_t*>(mapped);
   region->size_ = have;

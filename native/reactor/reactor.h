@@ -65,14 +65,14 @@ class Reactor {
 
   /// Starts the thread and waits until its engine stands.
   Status start(const EngineFactory& make_engine);
-  /// Runs what is in the mailbox and what offload() still has, waits for Ops in flight, then ends and
-  /// joins the thread. Owners must have removed their pollers, timers and watches. What is posted
-  /// after it is dropped. Not from the reactor's own thread; a second call does nothing.
+  /// Runs what is in the mailbox and what offload() still has, waits for Ops in flight, then ends
+  /// and joins the thread. Owners must have removed their pollers, timers and watches. What is
+  /// posted after it is dropped. Not from the reactor's own thread; a second call does nothing.
   void stop();
 
-  /// For simulations and tests: uses the caller's thread and engine; call run_once in a loop. There is
-  /// no helper thread (offload runs its work in the next pass) and no wake-up: a message from another
-  /// thread is seen when run_once looks.
+  /// For simulations and tests: uses the caller's thread and engine; call run_once in a loop. There
+  /// is no helper thread (offload runs its work in the next pass) and no wake-up: a message from
+  /// another thread is seen when run_once looks.
   void adopt(io::Engine* engine);
   /// One pass: mailbox, pollers, timers, completions; waits at most `wait_ns` when idle.
   /// Returns units of work done.

@@ -73,8 +73,9 @@ class Opening {
         continue;
       }
       last_epoch_ = std::max(last_epoch_, segment.info.epoch);
-      // An epoch may begin behind a gap, so a step to another epoch says nothing by itself. But when
-      // the file in front holds nothing, it was the epoch's first and its writes did not get through.
+      // An epoch may begin behind a gap, so a step to another epoch says nothing by itself. But
+      // when the file in front holds nothing, it was the epoch's first and its writes did not get
+      // through.
       if ((segment.info.epoch == last_in_epoch_ || empty_before) &&
           segment.info.first_lsn != log_last_ + 1) {
         hole_ = true;
@@ -106,9 +107,9 @@ class Opening {
       return;
     }
     for (const PrimaryFile& primary : in_.primaries) {
-      const auto known = std::find_if(
-          record_.primaries.begin(), record_.primaries.end(),
-          [&](const GroupRecord::Primary& p) { return p.volume == primary.volume; });
+      const auto known =
+          std::find_if(record_.primaries.begin(), record_.primaries.end(),
+                       [&](const GroupRecord::Primary& p) { return p.volume == primary.volume; });
       if (known == record_.primaries.end() || known->look != primary.look) {
         open_gap("the primary of volume " + std::to_string(primary.volume) +
                  " was changed while the group was closed");
@@ -164,9 +165,10 @@ class Opening {
         continue;
       }
       if (info.sealed) {
-        return Status(Code::kCorruption, "segment " + info.path +
-                                             " is sealed, but the log before it has a hole after LSN " +
-                                             std::to_string(log_last_));
+        return Status(Code::kCorruption,
+                      "segment " + info.path +
+                          " is sealed, but the log before it has a hole after LSN " +
+                          std::to_string(log_last_));
       }
       EP_TRY(fs_.remove(segments_[i].absolute_path));
       segments_.erase(segments_.begin() + static_cast<ptrdiff_t>(i));
@@ -188,8 +190,9 @@ class Opening {
       Status status = fill_segment(buffer, lsn, cursor, bytes);
       log::SegmentInfo info = cursor.info();
       if (status) {
-        auto size = log::seal_segment_file(fs_, made->file, cursor.directory, cursor.end,
-                                           cursor.trailer(in_.wall_ns, format::SealReason::kRecovery));
+        auto size =
+            log::seal_segment_file(fs_, made->file, cursor.directory, cursor.end,
+                                   cursor.trailer(in_.wall_ns, format::SealReason::kRecovery));
         if (size) info.file_bytes = *size;
         status = size.status();
       }
@@ -228,13 +231,15 @@ class Opening {
     return io::kNoFile;
   }
 
-  /// Writes everything that the buffer holds to the primaries again, in LSN order. All of it, not
-  /// only what is not known as done: a later overlapping write must come after an earlier one.
+  /// Writes what is not known to have reached the primaries to them, in LSN order. What is done is
+  /// done: this is the crash of a process, whose finished writes the kernel has. And a later
+  /// overlapping write cannot be done before an earlier one (the splitter puts them in order), so
+  /// nothing older ever lands on something newer, nor in a region that may be clean.
   Status redo(const LogBuffer& buffer) {
     for (uint64_t lsn = buffer.tail(); lsn < buffer.head(); ++lsn) {
       const nvram::BufferedEntry at = buffer.at(lsn);
       const io::FileId file = primary_of(at.entry.volume);
-      if (at.primary == PrimaryState::kFailed || file == io::kNoFile) continue;
+      if (at.primary != PrimaryState::kPending || file == io::kNoFile) continue;
       const uint64_t offset = at.entry.sector * kSectorBytes;
       const uint64_t bytes = uint64_t{at.entry.sectors} * kSectorBytes;
       if (at.entry.type == EntryType::kWrite) {
@@ -250,9 +255,9 @@ class Opening {
     return Status::ok();
   }
 
-  /// Writes that the primary had refused before the crash, and whose range was perhaps not read back
-  /// yet: history gets what the primary really holds [0044]. The buffer keeps what it has until the
-  /// next epoch begins, so that a crash in here starts it all over.
+  /// Writes that the primary had refused before the crash, and whose range was perhaps not read
+  /// back yet: history gets what the primary really holds [0044]. The buffer keeps what it has
+  /// until the next epoch begins, so that a crash in here starts it all over.
   Status read_back_failed(const LogBuffer& buffer) {
     for (uint64_t lsn = buffer.tail(); lsn < buffer.head(); ++lsn) {
       const nvram::BufferedEntry at = buffer.at(lsn);
@@ -268,8 +273,7 @@ class Opening {
 
   Status read_back(io::FileId file, const Entry& failed) {
     nvram::MemoryRegion region(LogBuffer::region_bytes(limits::kBufferDataBytesMin));
-    LogBuffer found =
-        LogBuffer::format(&region, in_.group, in_.boot, record_.epoch, log_last_ + 1);
+    LogBuffer found = LogBuffer::format(&region, in_.group, in_.boot, record_.epoch, log_last_ + 1);
     constexpr uint32_t kStepSectors = 2048;
     for (uint32_t done = 0; done < failed.sectors; done += kStepSectors) {
       Entry entry;
@@ -311,8 +315,9 @@ class Opening {
       }
       if (first && !status) first = status;
     }
-    std::sort(out_.segments.begin(), out_.segments.end(),
-              [](const log::SegmentInfo& a, const log::SegmentInfo& b) { return a.segment < b.segment; });
+    std::sort(
+        out_.segments.begin(), out_.segments.end(),
+        [](const log::SegmentInfo& a, const log::SegmentInfo& b) { return a.segment < b.segment; });
     return first;
   }
 
@@ -326,9 +331,9 @@ class Opening {
     } else {
       // The log was complete, so no LSN was lost and the count goes on without a hole.
       out_.next_lsn = log_last_ + 1;
-      if (in_.region == nullptr) return Status(Code::kNoSpace, "there is no log buffer to write to");
-      out_.buffer =
-          LogBuffer::format(in_.region, in_.group, in_.boot, out_.epoch, out_.next_lsn);
+      if (in_.region == nullptr)
+        return Status(Code::kNoSpace, "there is no log buffer to write to");
+      out_.buffer = LogBuffer::format(in_.region, in_.group, in_.boot, out_.epoch, out_.next_lsn);
       record_.reserved_lsn =
           std::max(record_.reserved_lsn, out_.next_lsn + limits::kLsnReserveStep);
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Opening a group after whatever happened to it (design 4, "Opening a group"): decides who is right,
-// the log or the primary, brings them together, and starts a new epoch. Blocking; runs away from the
-// reactor, before any I/O is served.
+// Opening a group after whatever happened to it (design 4, "Opening a group"): decides who is
+// right, the log or the primary, brings them together, and starts a new epoch. Blocking; runs away
+// from the reactor, before any I/O is served.
 
 #include <functional>
 #include <memory>

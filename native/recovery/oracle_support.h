@@ -2,8 +2,8 @@
 #pragma once
 
 // For the oracle tests: a world that outlives "processes" (files, the log buffer's memory, and the
-// model's knowledge of every request), and a Life, one process's run over it. A life ends cleanly or
-// at any moment; the next one recovers.
+// model's knowledge of every request), and a Life, one process's run over it. A life ends cleanly
+// or at any moment; the next one recovers.
 
 #include <gtest/gtest.h>
 
@@ -42,8 +42,8 @@ struct Req {
   uint64_t submitted = 0;
   uint64_t completed = 0;  // 0: never was
   block::Outcome outcome{};
-  bool must_be_logged = true;      // false: submitted or completed in a gap
-  bool durable_known = false;      // its completion promised the log, durable up to `durable`
+  bool must_be_logged = true;  // false: submitted or completed in a gap
+  bool durable_known = false;  // its completion promised the log, durable up to `durable`
   uint64_t durable = 0;
   // Found by the check:
   uint64_t first_lsn = 0;
@@ -100,10 +100,10 @@ struct World {
   Uuid group;
   log::DeviceFolder device;
   uint64_t wall_ns = 1'700'000'000'000'000'000;
-  uint64_t clock = 0;          // of submissions and completions, over all lives
+  uint64_t clock = 0;  // of submissions and completions, over all lives
   uint64_t next_id = 1;
   std::map<uint64_t, Req> requests;
-  std::set<std::string> markers;   // promised durable
+  std::set<std::string> markers;  // promised durable
   bool created = false;
 };
 
@@ -162,8 +162,8 @@ class Life {
       devices_.push_back(std::move(*device));
       auto info = devices_.back()->info();
       if (!info) return info.status();
-      input.primaries.push_back({volume, devices_.back()->file(),
-                                 {info->size, info->mtime_ns, info->ctime_ns}});
+      input.primaries.push_back(
+          {volume, devices_.back()->file(), {info->size, info->mtime_ns, info->ctime_ns}});
     }
     input.record = record_.get();
     input.region = world_.region.get();
@@ -193,14 +193,15 @@ class Life {
       options.first_wall_ns = world_.wall_ns;
       writer_ = std::make_unique<log::LogWriter>(
           &reactor_, &files, &*outcome.buffer, options,
-          log::LogWriter::Events{.durable =
-                                     [this](uint64_t lsn) {
-                                       EXPECT_GT(lsn, durable_seen_);
-                                       durable_seen_ = lsn;
-                                       splitter_->log_durable(lsn);
-                                     },
-                                 .sealed = [this](const log::SegmentInfo&) { ++sealed; },
-                                 .failed = [this](const Status& status) { splitter_->log_failed(status); }});
+          log::LogWriter::Events{
+              .durable =
+                  [this](uint64_t lsn) {
+                    EXPECT_GT(lsn, durable_seen_);
+                    durable_seen_ = lsn;
+                    splitter_->log_durable(lsn);
+                  },
+              .sealed = [this](const log::SegmentInfo&) { ++sealed; },
+              .failed = [this](const Status& status) { splitter_->log_failed(status); }});
       EP_TRY(writer_->prepare());
     }
     split::SplitterOptions split_options;
@@ -221,9 +222,9 @@ class Life {
                                          : block::DelayOptions::Where::kAfter;
       delay.seed = world_.random();
       delay.max_ns = options_.delays ? 2'000'000 : 0;
-      delays_.push_back(
-          std::make_unique<block::DelayDevice>(*errors_[volume], &reactor_, delay));
-      fronts_.push_back(splitter_->add_volume(volume, delays_[volume].get(), regions_[volume].get()));
+      delays_.push_back(std::make_unique<block::DelayDevice>(*errors_[volume], &reactor_, delay));
+      fronts_.push_back(
+          splitter_->add_volume(volume, delays_[volume].get(), regions_[volume].get()));
       regions_[volume]->on_failed = [this](const Status& status) {
         splitter_->open_gap(status.message());
       };
@@ -244,7 +245,8 @@ class Life {
     req.submitted = ++world_.clock;
     req.must_be_logged = !splitter_->in_gap();
     auto owned = std::make_unique<block::TestRequest>();
-    *owned = op == block::Op::kWrite ? scattered(req) : block::TestRequest::contiguous(op, offset, length);
+    *owned = op == block::Op::kWrite ? scattered(req)
+                                     : block::TestRequest::contiguous(op, offset, length);
     owned->request.may_unmap = world_.below(2) == 0;
     const uint64_t id = req.id;
     owned->then = [this, id](block::TestRequest* done) { on_done(id, done); };
@@ -279,12 +281,13 @@ class Life {
     format::Entry entry;
     entry.type = format::EntryType::kMarker;
     ++own_entries_;
-    splitter_->append_durable(entry, payload, [this, label](const Status& status, uint64_t lsn, uint64_t) {
-      --own_entries_;
-      if (!status) return;
-      EXPECT_LE(lsn, writer_->durable_lsn());
-      world_.markers.insert(label);
-    });
+    splitter_->append_durable(entry, payload,
+                              [this, label](const Status& status, uint64_t lsn, uint64_t) {
+                                --own_entries_;
+                                if (!status) return;
+                                EXPECT_LE(lsn, writer_->durable_lsn());
+                                world_.markers.insert(label);
+                              });
   }
 
   void run(uint64_t wait_ns) { reactor_.run_once(wait_ns); }
@@ -549,7 +552,8 @@ inline LogSum check_log(World& world, bool complete) {
       ++sum.read_back;
     } else if (entry.type == Type::kDiscard || entry.type == Type::kWriteZeroes) {
       const auto op = entry.type == Type::kDiscard ? block::Op::kDiscard : block::Op::kWriteZeroes;
-      auto& queue = plain[{static_cast<int>(op), entry.volume, entry.sector * 512, uint64_t{entry.sectors} * 512}];
+      auto& queue = plain[{static_cast<int>(op), entry.volume, entry.sector * 512,
+                           uint64_t{entry.sectors} * 512}];
       // Those that never reached the log are the later ones of each process's run.
       if (queue.empty()) {
         ADD_FAILURE() << "LSN " << read.lsn << " is a discard that nobody asked for";
@@ -578,7 +582,8 @@ inline LogSum check_log(World& world, bool complete) {
   std::vector<const Req*> by_complete;
   for (auto& [id, req] : all) {
     if (req.completed != 0 && req.must_be_logged && req.changes() && complete) {
-      EXPECT_EQ(req.bytes_found, req.length) << "request " << id << " was answered, but the log lacks it";
+      EXPECT_EQ(req.bytes_found, req.length)
+          << "request " << id << " was answered, but the log lacks it";
     }
     if (req.durable_known && req.changes()) {
       EXPECT_LE(req.last_lsn, req.durable) << "request " << id;
@@ -589,7 +594,8 @@ inline LogSum check_log(World& world, bool complete) {
   if (complete) {
     for (const std::string& label : world.markers) EXPECT_TRUE(labels.count(label)) << label;
   }
-  // Real time: what was submitted after another one was answered comes later, and a flush covers it.
+  // Real time: what was submitted after another one was answered comes later, and a flush covers
+  // it.
   std::sort(by_submit.begin(), by_submit.end(),
             [](const Req* a, const Req* b) { return a->submitted < b->submitted; });
   std::sort(by_complete.begin(), by_complete.end(),
@@ -620,9 +626,9 @@ inline std::string describe(const World& world, const uint8_t* sector) {
   const auto id = load_le<uint64_t>(sector);
   const auto found = world.requests.find(id);
   if (found == world.requests.end()) return "nothing of a request";
-  return "request " + std::to_string(id) + " (submitted " + std::to_string(found->second.submitted) +
-         ", answered " + std::to_string(found->second.completed) + " of " +
-         std::to_string(world.clock) + ")";
+  return "request " + std::to_string(id) + " (submitted " +
+         std::to_string(found->second.submitted) + ", answered " +
+         std::to_string(found->second.completed) + " of " + std::to_string(world.clock) + ")";
 }
 
 /// Wherever the primary differs from what the segments alone hold, the dirty region log (as it
@@ -648,12 +654,14 @@ inline void check_dirty_regions(World& world) {
     ASSERT_TRUE(regions);
     for (uint64_t sector = 0; sector < kVolumeBytes / 512; ++sector) {
       if (disks[volume].unknown[sector]) continue;  // history says itself that it does not know
-      if (std::memcmp(now.data() + sector * 512, disks[volume].bytes.data() + sector * 512, 512) == 0) {
+      if (std::memcmp(now.data() + sector * 512, disks[volume].bytes.data() + sector * 512, 512) ==
+          0) {
         continue;
       }
       const auto region = static_cast<uint32_t>(sector * 512 / (*regions)->region_bytes());
       ASSERT_TRUE((*regions)->is_dirty(region))
-          << "volume " << volume << " sector " << sector << " differs in a clean region: primary has "
+          << "volume " << volume << " sector " << sector
+          << " differs in a clean region: primary has "
           << describe(world, now.data() + sector * 512) << ", the log up to LSN " << lsn << " has "
           << describe(world, disks[volume].bytes.data() + sector * 512);
       sector = (uint64_t{region} + 1) * (*regions)->region_bytes() / 512 - 1;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The promise (design 2), in one process: random guests over random disks, processes that die at any
-// moment, and after each opening the whole log read by a stranger: nothing answered is missing, real
-// time is respected, and the replayed log equals the primaries. EP_TEST_SEED=n repeats one seed.
+// The promise (design 2), in one process: random guests over random disks, processes that die at
+// any moment, and after each opening the whole log read by a stranger: nothing answered is missing,
+// real time is respected, and the replayed log equals the primaries. EP_TEST_SEED=n repeats one
+// seed.
 
 #include <gtest/gtest.h>
 
@@ -19,7 +20,8 @@ constexpr uint64_t kSeeds = 12;
 constexpr uint64_t kSeeds = 100;
 #endif
 
-/// Runs `body(seed)` for the seeds, or the one that was asked for, stopping at the first that fails.
+/// Runs `body(seed)` for the seeds, or the one that was asked for, stopping at the first that
+/// fails.
 template <typename Body>
 void for_seeds(uint64_t count, Body body) {
   if (const auto asked = io::asked_seed()) {
@@ -138,8 +140,8 @@ void crash_and_recover(uint64_t seed, bool with_errors) {
     const int deaths = run == 0 ? 0 : static_cast<int>(world.below(3));
     std::shared_ptr<Life> life = reopen(world, deaths, last_epoch);
     ASSERT_TRUE(life);
-    ASSERT_TRUE(life->outcome.buffer) << "a gap without a reason: "
-                                      << life->splitter().record().gap.reason;
+    ASSERT_TRUE(life->outcome.buffer)
+        << "a gap without a reason: " << life->splitter().record().gap.reason;
     if (deaths == 0) {
       EXPECT_EQ(life->outcome.epoch, last_epoch + 1);
     }
@@ -203,7 +205,8 @@ TEST(Oracle, FailingPrimaryIsReadBackOrUnknown) {
       rule.times = 1;
       rule.after = world.below(2) == 0;
       life->errors(static_cast<uint16_t>(world.below(kVolumes))).add_rule(rule);
-      if (i < 3) life->errors(1).add_rule({.ops = {block::Op::kRead}, .skip = world.below(3), .times = 1});
+      if (i < 3)
+        life->errors(1).add_rule({.ops = {block::Op::kRead}, .skip = world.below(3), .times = 1});
     }
     drive(world, *life, 250);
     const Status closed = life->close();

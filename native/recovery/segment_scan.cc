@@ -108,7 +108,8 @@ bool has_content(io::FileSystem& file_system, io::FileId file, uint64_t file_byt
   }
   const auto batch = format::decode_batch_header(bytes);
   return batch && batch->bytes() <= file_bytes &&
-         read_exactly(file_system, file, format::kSegmentHeaderBytes, bytes, batch->table_bytes()) &&
+         read_exactly(file_system, file, format::kSegmentHeaderBytes, bytes,
+                      batch->table_bytes()) &&
          format::check_batch_table(*batch, bytes);
 }
 
@@ -132,8 +133,8 @@ Result<bool> scan_file(io::FileSystem& file_system, const Uuid& group, ScannedSe
       segment.info.file_bytes = info->size;
       if (!read_trailer(file_system, *file, info->size, *header, segment)) {
         log::SegmentCursor& cursor = segment.cursor;
-        cursor.made = {io::kNoFile, segment.device, segment.absolute_path, header->segment,
-                       header->created_ns, header->capacity_bytes};
+        cursor.made = {io::kNoFile,     segment.device,     segment.absolute_path,
+                       header->segment, header->created_ns, header->capacity_bytes};
         cursor.group = group;
         cursor.epoch = header->epoch;
         cursor.chain = crc;
@@ -198,9 +199,9 @@ Result<std::vector<ScannedSegment>> scan_segments(io::FileSystem& file_system,
 Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64_t wall_ns) {
   auto file = file_system.open(segment.absolute_path, {.lock = true});
   if (!file) return file.status();
-  const auto size = log::seal_segment_file(
-      file_system, *file, segment.cursor.directory, segment.cursor.end,
-      segment.cursor.trailer(wall_ns, format::SealReason::kRecovery));
+  const auto size =
+      log::seal_segment_file(file_system, *file, segment.cursor.directory, segment.cursor.end,
+                             segment.cursor.trailer(wall_ns, format::SealReason::kRecovery));
   file_system.close(*file);
   if (!size) return size.status();
   segment.info.file_bytes = *size;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Reading segments at open: sealed ones by their trailer, others batch by batch up to the first that
-// is broken.
+// Reading segments at open: sealed ones by their trailer, others batch by batch up to the first
+// that is broken.
 
 #include <string>
 #include <vector>
@@ -17,8 +17,8 @@ struct ScannedSegment {
   log::SegmentInfo info;
   const log::DeviceFolder* device = nullptr;
   std::string absolute_path;
-  /// Named like a segment, but its header is not one of this group, or is damaged in front of content:
-  /// it is left alone. Its number counts as used.
+  /// Named like a segment, but its header is not one of this group, or is damaged in front of
+  /// content: it is left alone. Its number counts as used.
   bool ignored = false;
   /// For one without a good trailer: what a writer would know after its last good batch.
   log::SegmentCursor cursor;

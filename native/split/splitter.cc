@@ -108,8 +108,8 @@ void Splitter::accept(Volume* volume, Request* request) {
   begin(parent);
 }
 
-/// The regions are made dirty before anything is logged, not only before the primary is touched: a log
-/// that was ahead of the primary when power went would differ from it in a region called clean.
+/// The regions are made dirty before anything is logged, not only before the primary is touched: a
+/// log that was ahead of the primary when power went would differ from it in a region called clean.
 void Splitter::begin(Parent* parent) {
   parent->volume->enter(parent);
   parent->left = 1;  // held until the last piece is started
@@ -187,8 +187,8 @@ bool Splitter::start_piece(Parent* parent) {
   return true;
 }
 
-/// In a gap nothing is logged: the request goes to the primary as it came, its regions stay dirty. A
-/// request of which a part was logged before the gap opened is written again as a whole.
+/// In a gap nothing is logged: the request goes to the primary as it came, its regions stay dirty.
+/// A request of which a part was logged before the gap opened is written again as a whole.
 void Splitter::pass_through(Parent* parent) {
   const Request& request = *parent->request;
   Piece* piece = take_piece();
@@ -380,12 +380,12 @@ void Splitter::proceed(std::unique_ptr<OwnEntry> own) {
   own->entry.data_crc = crc32(data, kSectorBytes);
   const uint64_t lsn = append(own->entry, true);
   if (own->entry.type == EntryType::kMarker) ++counters_.markers;
-  durable_waits_.push_back(
-      {lsn, [this, lsn, time_ns = last_time_ns_, done = std::move(own->done)](const Status& status) {
-         --in_flight_;
-         done(status, lsn, time_ns);
-         check_quiet();
-       }});
+  durable_waits_.push_back({lsn, [this, lsn, time_ns = last_time_ns_,
+                                  done = std::move(own->done)](const Status& status) {
+                              --in_flight_;
+                              done(status, lsn, time_ns);
+                              check_quiet();
+                            }});
   writer_->notify();
   writer_->want_durable(lsn);
 }
@@ -400,9 +400,8 @@ void Splitter::sync_log(std::function<void(Status, uint64_t)> done) {
     done(Status::ok(), writer_->durable_lsn());
     return;
   }
-  durable_waits_.push_back({lsn, [lsn, done = std::move(done)](const Status& status) {
-                              done(status, lsn);
-                            }});
+  durable_waits_.push_back(
+      {lsn, [lsn, done = std::move(done)](const Status& status) { done(status, lsn); }});
   writer_->want_durable(lsn);
 }
 
@@ -416,8 +415,7 @@ bool Splitter::has_room(uint64_t bytes) const {
 uint64_t Splitter::append(Entry entry, bool done) {
   last_time_ns_ = std::max(last_time_ns_ + 1, reactor_->engine().wall_ns());
   entry.time_ns = last_time_ns_;
-  const uint64_t lsn =
-      buffer_->append(entry, done ? PrimaryState::kDone : PrimaryState::kPending);
+  const uint64_t lsn = buffer_->append(entry, done ? PrimaryState::kDone : PrimaryState::kPending);
   done_[lsn % buffer_->slots()] = done ? 1 : 0;
   if (lsn + limits::kLsnReserveStep / 2 >= durable_reserved_lsn_) reserve_lsns();
   return lsn;
@@ -550,9 +548,8 @@ void Splitter::open_gap(const std::string& reason) {
   record_.gap.from_ns = reactor_->engine().wall_ns();
   record_.gap.reason = reason;
   ++in_flight_;
-  record_file_->save_async(reactor_->engine(), record_, [this](int32_t result) {
-    gap_is_open(result);
-  });
+  record_file_->save_async(reactor_->engine(), record_,
+                           [this](int32_t result) { gap_is_open(result); });
 }
 
 void Splitter::gap_is_open(int32_t result) {

@@ -67,7 +67,8 @@ class Splitter {
            log::GroupRecordFile* record, SplitterOptions options, Events events);
   ~Splitter();
 
-  /// Adds a volume; returns the device that its exports drive. Primary and DRL outlive the splitter.
+  /// Adds a volume; returns the device that its exports drive. Primary and DRL outlive the
+  /// splitter.
   block::Device* add_volume(uint16_t number, block::Device* primary, drl::RegionLog* regions);
   /// Starts the timers; after the last add_volume.
   void start();
@@ -165,16 +166,16 @@ class Splitter {
   uint64_t durable_reserved_lsn_;
   bool reserving_ = false;
   uint64_t last_time_ns_;
-  uint64_t not_done_lsn_ = 0;        // every LSN below is done on the primary
-  std::vector<uint8_t> done_;        // by slot: the entry needs its primary no more
+  uint64_t not_done_lsn_ = 0;  // every LSN below is done on the primary
+  std::vector<uint8_t> done_;  // by slot: the entry needs its primary no more
   std::vector<Piece*> piece_by_slot_;
-  uint64_t waiting_pieces_ = 0;      // done on the primary, held for the log (ack: both)
+  uint64_t waiting_pieces_ = 0;  // done on the primary, held for the log (ack: both)
   uint64_t seen_durable_lsn_ = 0;
 
   std::vector<std::unique_ptr<Volume>> volumes_;
   Waiter* room_waiters_ = nullptr;
   Waiter* room_waiters_tail_ = nullptr;
-  Waiter* serving_ = nullptr;        // is being resumed right now
+  Waiter* serving_ = nullptr;  // is being resumed right now
   struct DurableWait {
     uint64_t lsn;
     std::function<void(Status)> done;
@@ -182,7 +183,7 @@ class Splitter {
   std::deque<DurableWait> durable_waits_;
 
   GapState gap_state_ = GapState::kNone;
-  uint64_t in_flight_ = 0;           // parents, own entries, repairs, cleanings
+  uint64_t in_flight_ = 0;  // parents, own entries, repairs, cleanings
   std::function<void()> quiet_;
   reactor::Timer clean_timer_;
   std::vector<std::unique_ptr<Piece[]>> piece_blocks_;

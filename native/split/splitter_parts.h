@@ -45,13 +45,13 @@ struct Splitter::Parent {
   block::Request flush;
   ParentWaiter waiter;
   drl::DirtyWaiter dirty;
-  uint64_t last_lsn = 0;     // of its pieces, kNeverClean when one has none
+  uint64_t last_lsn = 0;  // of its pieces, kNeverClean when one has none
   uint64_t offset = 0;
   uint64_t length = 0;
   uint64_t next_offset = 0;  // bytes that have become pieces
   uint32_t iov_index = 0;    // where the next piece's data begins
   uint64_t iov_used = 0;
-  uint32_t left = 0;         // pieces in flight, +1 while more are to be started
+  uint32_t left = 0;  // pieces in flight, +1 while more are to be started
   block::Outcome outcome = block::Outcome::kOk;
   bool waits_for_flush_entry = false;
   Parent* next_free = nullptr;
@@ -78,7 +78,8 @@ struct Splitter::Volume : block::Device {
   }
   void leave(Parent* parent) {
     count(*parent, -1);
-    if (parent->next_active != nullptr) parent->next_active->previous_active = parent->previous_active;
+    if (parent->next_active != nullptr)
+      parent->next_active->previous_active = parent->previous_active;
     if (parent->previous_active != nullptr) {
       parent->previous_active->next_active = parent->next_active;
     } else {

@@ -115,8 +115,9 @@ void Splitter::repair_step(Repair* repair) {
   piece->parent->volume->primary->submit(&repair->read);
 }
 
-/// Room comes from the buffer's tail only. When the tail is a failed write whose repair itself waits
-/// for room, none will ever come, and every guest would wait for ever: history is given up instead.
+/// Room comes from the buffer's tail only. When the tail is a failed write whose repair itself
+/// waits for room, none will ever come, and every guest would wait for ever: history is given up
+/// instead.
 void Splitter::give_up_if_stuck() {
   const uint64_t tail = buffer_->tail();
   if (gap_state_ != GapState::kNone || tail == buffer_->head()) return;
@@ -129,7 +130,8 @@ void Splitter::repair_end(Repair* repair) {
   const std::unique_ptr<Repair> owned(repair);
   Piece* piece = repair->piece;
   const bool whole = repair->position == piece->length;
-  piece->parent->last_lsn = std::max(piece->parent->last_lsn, whole ? repair->last_lsn : kNeverClean);
+  piece->parent->last_lsn =
+      std::max(piece->parent->last_lsn, whole ? repair->last_lsn : kNeverClean);
   done_[piece->lsn % buffer_->slots()] = 1;
   finish_piece(piece, repair->outcome);
   advance_tail();
@@ -147,8 +149,8 @@ void Splitter::on_clean_timer() {
   }
 }
 
-/// A region may become clean when the primary was synced after its last write and the log is durable
-/// past it: so first the log's word, then the sync, then the bits.
+/// A region may become clean when the primary was synced after its last write and the log is
+/// durable past it: so first the log's word, then the sync, then the bits.
 void Splitter::clean(Volume* volume, std::function<void(Outcome)> done) {
   const bool allowed = gap_state_ == GapState::kNone;
   const uint32_t candidates = allowed ? volume->regions->begin_clean(writer_->durable_lsn()) : 0;

@@ -125,8 +125,8 @@ Result<GroupStatus> DataPlane::status(const Uuid& id) {
 
 Result<Group::Marked> DataPlane::add_marker(const Uuid& id, const std::string& label,
                                             uint64_t keep_until_ns) {
-  return ask<Group::Marked>(
-      id, [&](Group& group) { return group.add_marker(label, keep_until_ns); });
+  return ask<Group::Marked>(id,
+                            [&](Group& group) { return group.add_marker(label, keep_until_ns); });
 }
 
 Result<uint64_t> DataPlane::sync_log(const Uuid& id) {
@@ -139,9 +139,8 @@ Result<uint64_t> DataPlane::seal(const Uuid& id) {
 
 Result<std::vector<log::SegmentInfo>> DataPlane::segments(const Uuid& id, uint64_t after) {
   return ask<std::vector<log::SegmentInfo>>(
-      id, [&](Group& group) -> Result<std::vector<log::SegmentInfo>> {
-        return group.segments(after);
-      });
+      id,
+      [&](Group& group) -> Result<std::vector<log::SegmentInfo>> { return group.segments(after); });
 }
 
 std::vector<std::string> DataPlane::notes() const {

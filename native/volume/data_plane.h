@@ -28,8 +28,8 @@ struct DataPlaneEvents {
   std::function<void(const Uuid& group, const format::Gap&)> gap;
 };
 
-/// Every call blocks until it is done and may come from any thread but a reactor's. Calls for one group
-/// run side by side; opening and closing it exclude all others.
+/// Every call blocks until it is done and may come from any thread but a reactor's. Calls for one
+/// group run side by side; opening and closing it exclude all others.
 class DataPlane {
  public:
   static Result<std::unique_ptr<DataPlane>> create(const DataPlaneOptions& options,
@@ -41,14 +41,15 @@ class DataPlane {
   Status close_group(const Uuid& id, bool forget);
   Status set_modes(const Uuid& id, split::Ack ack, split::FlushMode flush);
   Result<GroupStatus> status(const Uuid& id);
-  Result<Group::Marked> add_marker(const Uuid& id, const std::string& label, uint64_t keep_until_ns);
+  Result<Group::Marked> add_marker(const Uuid& id, const std::string& label,
+                                   uint64_t keep_until_ns);
   Result<uint64_t> sync_log(const Uuid& id);
   Result<uint64_t> seal(const Uuid& id);
   Result<std::vector<log::SegmentInfo>> segments(const Uuid& id, uint64_t after);
   /// What the system did not allow, in words.
   [[nodiscard]] std::vector<std::string> notes() const;
-  /// Closes every group cleanly and stops the reactors. The first failure is reported, the rest goes
-  /// on. Nothing can be opened afterwards.
+  /// Closes every group cleanly and stops the reactors. The first failure is reported, the rest
+  /// goes on. Nothing can be opened afterwards.
   Status close();
 
  private:

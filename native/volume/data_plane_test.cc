@@ -108,7 +108,8 @@ TEST_F(DataPlaneTest, FailedCreationLeavesNothing) {
   EXPECT_FALSE(std::filesystem::exists(config_.volumes[0].path));
   EXPECT_FALSE(std::filesystem::exists(group_state()));
   EXPECT_FALSE(std::filesystem::exists(config_.buffer_path));
-  EXPECT_FALSE(std::filesystem::exists(directory_.path() + "/device/groups/" + config_.id.to_string()));
+  EXPECT_FALSE(
+      std::filesystem::exists(directory_.path() + "/device/groups/" + config_.id.to_string()));
   const auto again = plane_->open_group(config_, true);
   ASSERT_TRUE(again) << again.status().to_string();
 }

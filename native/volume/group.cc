@@ -22,7 +22,9 @@ std::string drl_path(const std::string& folder, uint16_t volume) {
   return folder + "/volume-" + std::to_string(volume) + ".drl";
 }
 
-std::string buffer_name(const Uuid& group) { return "/everpoint-" + group.to_string() + ".logbuffer"; }
+std::string buffer_name(const Uuid& group) {
+  return "/everpoint-" + group.to_string() + ".logbuffer";
+}
 
 /// Where a buffer of an earlier run stands, or where a new one is to be made.
 Result<std::string> find_buffer(const GroupConfig& config) {
@@ -31,7 +33,8 @@ Result<std::string> find_buffer(const GroupConfig& config) {
     const std::string path = folder + buffer_name(config.id);
     if (access(path.c_str(), F_OK) == 0) return path;
   }
-  auto folder = nvram::TmpfsRegion::default_folder(nvram::LogBuffer::region_bytes(config.buffer_bytes));
+  auto folder =
+      nvram::TmpfsRegion::default_folder(nvram::LogBuffer::region_bytes(config.buffer_bytes));
   if (!folder) return folder.status();
   return *folder + buffer_name(config.id);
 }
@@ -66,7 +69,8 @@ Group::Group(const GroupEnvironment& environment, const GroupConfig& config, Gro
 
 Group::~Group() { tear_down(); }
 
-/// What a creation that failed half-way has made: state, buffer, and the group's folder on each device.
+/// What a creation that failed half-way has made: state, buffer, and the group's folder on each
+/// device.
 static void remove_all(const GroupEnvironment& environment, const GroupConfig& config) {
   io::FileSystem& files = *environment.file_system;
   (void)Group::forget(environment, config).is_ok();
@@ -76,7 +80,8 @@ static void remove_all(const GroupEnvironment& environment, const GroupConfig& c
       for (const std::string& day : *days) {
         const std::string day_folder = folder + "/log/" + day;
         if (const auto names = files.list(day_folder)) {
-          for (const std::string& name : *names) (void)files.remove(day_folder + "/" + name).is_ok();
+          for (const std::string& name : *names)
+            (void)files.remove(day_folder + "/" + name).is_ok();
         }
         (void)files.remove(day_folder).is_ok();
       }
@@ -149,8 +154,8 @@ Status Group::open_disks(bool create) {
       delay.seed = faults.primary_delay_seed + config.number;
       delay.min_ns = faults.primary_delay_us_min * 1000;
       delay.max_ns = faults.primary_delay_us_max * 1000;
-      // Of every second volume the effect comes late too, as if the disk had taken it late: only then
-      // does a kill leave writes that are logged, not on the primary, and to be redone.
+      // Of every second volume the effect comes late too, as if the disk had taken it late: only
+      // then does a kill leave writes that are logged, not on the primary, and to be redone.
       if (config.number % 2 == 1) delay.where = block::DelayOptions::Where::kBefore;
       disk->delay = std::make_unique<block::DelayDevice>(*disk->file, environment_.reactor, delay);
     }
@@ -167,8 +172,8 @@ Status Group::open_buffer(bool create) {
   buffer_path_ = *path;
   const uint64_t bytes = nvram::LogBuffer::region_bytes(config_.buffer_bytes);
   auto region = nvram::TmpfsRegion::open(buffer_path_, bytes, false);
-  if (!region && (region.status().code() == Code::kNotFound ||
-                  region.status().code() == Code::kCorruption)) {
+  if (!region &&
+      (region.status().code() == Code::kNotFound || region.status().code() == Code::kCorruption)) {
     region = nvram::TmpfsRegion::open(buffer_path_, bytes, true);
   }
   if (region) {
@@ -201,7 +206,8 @@ Status Group::recover(bool create) {
   input.boot = nvram::boot_id();
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);
-  input.wall_ns = static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+  input.wall_ns =
+      static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
   input.segment_bytes = config_.segment_bytes;
   auto outcome = recovery::open_group(input);
   if (!outcome) return outcome.status();
@@ -211,8 +217,9 @@ Status Group::recover(bool create) {
   buffer_ = std::move(outcome->buffer);
 
   for (const auto& disk : disks_) {
-    auto regions = drl::RegionLog::open(files, drl_path(folder_, disk->config.number), config_.id,
-                                        disk->config.number, disk->file->geometry().size_bytes, create);
+    auto regions =
+        drl::RegionLog::open(files, drl_path(folder_, disk->config.number), config_.id,
+                             disk->config.number, disk->file->geometry().size_bytes, create);
     if (!regions) return regions.status();
     disk->regions = std::move(*regions);
     disk->regions->attach(&environment_.reactor->engine());
@@ -247,7 +254,8 @@ Status Group::recover(bool create) {
         environment_.reactor, buffer_ ? &*buffer_ : nullptr, writer_.get(), record_.get(), options,
         split::Splitter::Events{.gap = events_.gap});
     for (const auto& disk : disks_) {
-      disk->front = splitter_->add_volume(disk->config.number, disk->primary(), disk->regions.get());
+      disk->front =
+          splitter_->add_volume(disk->config.number, disk->primary(), disk->regions.get());
       disk->regions->on_failed = [this](const Status& status) {
         splitter_->open_gap(status.message());
       };
@@ -296,14 +304,16 @@ Status Group::start_exports() {
         return Status::from_errno(errno, "closing folder " + socket_folder + " to others");
       }
       if ((config.uid >= 0 || config.gid >= 0) &&
-          chown(socket_folder.c_str(), static_cast<uid_t>(config.uid), static_cast<gid_t>(config.gid)) != 0) {
+          chown(socket_folder.c_str(), static_cast<uid_t>(config.uid),
+                static_cast<gid_t>(config.gid)) != 0) {
         return Status::from_errno(errno, "changing the owner of " + socket_folder);
       }
       exports::VhostUserBlkOptions options;
       options.path = config.path;
       options.queues = config.queues;
       // What a guest sees under /dev/disk/by-id; stable over restarts.
-      options.serial = config_.id.to_string().substr(0, 13) + "-" + std::to_string(disk->config.number);
+      options.serial =
+          config_.id.to_string().substr(0, 13) + "-" + std::to_string(disk->config.number);
       options.uid = config.uid;
       options.gid = config.gid;
       options.resubmit_in_flight = environment_.faults.resubmit_in_flight;
@@ -431,13 +441,15 @@ Status Group::forget(const GroupEnvironment& environment, const GroupConfig& con
   // The folders of its sockets, which hold nothing else.
   for (const VolumeConfig& volume : config.volumes) {
     for (const ExportConfig& door : volume.exports) {
-      (void)environment.file_system->remove(door.path.substr(0, door.path.find_last_of('/'))).is_ok();
+      (void)environment.file_system->remove(door.path.substr(0, door.path.find_last_of('/')))
+          .is_ok();
     }
   }
   const std::string folder = environment.state_folder + "/" + config.id.to_string();
   auto names = environment.file_system->list(folder);
   if (!names) return names.status().code() == Code::kNotFound ? Status::ok() : names.status();
-  for (const std::string& name : *names) EP_TRY(environment.file_system->remove(folder + "/" + name));
+  for (const std::string& name : *names)
+    EP_TRY(environment.file_system->remove(folder + "/" + name));
   return environment.file_system->remove(folder);
 }
 
@@ -497,13 +509,14 @@ Result<uint64_t> Group::seal() {
   auto answer = std::make_shared<std::promise<Result<uint64_t>>>();
   const uint64_t lsn = *synced;
   environment_.reactor->post([this, lsn, answer] {
-    writer_->seal(lsn, format::SealReason::kRequest, [answer](const Status& status, uint64_t sealed) {
-      if (status) {
-        answer->set_value(sealed);
-      } else {
-        answer->set_value(status);
-      }
-    });
+    writer_->seal(lsn, format::SealReason::kRequest,
+                  [answer](const Status& status, uint64_t sealed) {
+                    if (status) {
+                      answer->set_value(sealed);
+                    } else {
+                      answer->set_value(status);
+                    }
+                  });
   });
   return answer->get_future().get();
 }

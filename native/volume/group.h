@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// A group in service: everything that one VM's protection is made of, put together and taken apart in
-// the right order. Lives on one reactor; opened, closed and asked from other threads.
+// A group in service: everything that one VM's protection is made of, put together and taken apart
+// in the right order. Lives on one reactor; opened, closed and asked from other threads.
 
 #include <cstdint>
 #include <functional>

@@ -76,7 +76,6 @@ export class JobRepository {
         id: row.id,
         kind: row.kind,
         group_id: row.groupId,
-        params: JSON.stringify(row.params),
         created_ns: row.createdNs,
         ...changeable(row),
       })
@@ -100,6 +99,7 @@ export class JobRepository {
 function changeable(row: Omit<JobRow, 'seq'>) {
   return {
     state: row.state,
+    params: JSON.stringify(row.params),
     progress: JSON.stringify(row.progress),
     error: row.error === null ? null : JSON.stringify(row.error),
     result: row.result === undefined || row.result === null ? null : JSON.stringify(row.result),

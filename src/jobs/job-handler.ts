@@ -8,6 +8,8 @@ export interface JobContext {
   signal: AbortSignal;
   /** Says how far the job is; may be called often. */
   report(progress: Pick<JobProgress, 'done' | 'total' | 'unit'>): void;
+  /** Stores other parameters for a run after an interruption; durable when it resolves. */
+  keep(params: unknown): Promise<void>;
 }
 
 /** Does the jobs of one kind. */

@@ -210,10 +210,14 @@ export class JobService implements BeforeApplicationShutdown {
   ): Promise<Partial<JobRow> | undefined> {
     const { id, params } = run.row;
     const signal = run.abort.signal;
+    const keep = async (changed: unknown): Promise<void> => {
+      run.row = { ...run.row, params: changed };
+      await this.save(run.row);
+    };
     try {
       // Who listens to a signal that was aborted before hears nothing.
       signal.throwIfAborted();
-      const result = await handler.run(params, { id, signal, report });
+      const result = await handler.run(params, { id, signal, report, keep });
       const { progress } = run.row;
       const done = { ...progress, done: progress.total, etaSeconds: 0 };
       return { state: 'done', result, progress: done };

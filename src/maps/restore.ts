@@ -68,12 +68,16 @@ export interface RestoreRequest {
   readonly segments: readonly SegmentLocation[];
   readonly target: string;
   readonly overwrite?: boolean | undefined;
+  /** false: the finished, synced file stays under its temporary name, for the caller to publish. */
+  readonly publish?: boolean | undefined;
   /** What to do where the content is not known: fail (default), or leave zeroes. */
   readonly unknown?: 'fail' | 'zeroes' | undefined;
 }
 
 export interface RestoreResult {
   readonly target: string;
+  /** Where the file is: the target itself once it is published. */
+  readonly file: string;
   readonly sizeBytes: number;
   /** Copied from the log; the rest of the file is a hole. */
   readonly dataBytes: number;
@@ -117,8 +121,9 @@ export async function restoreVolume(
     const result = await copy.run();
     fs.fsyncSync(fd);
     throwIfCancelled(options.signal);
+    if (request.publish === false) return { ...result, file: temporary };
     publishFileSync(temporary, request.target, request.overwrite === true);
-    return result;
+    return { ...result, file: request.target };
   } catch (error) {
     fs.rmSync(temporary, { force: true });
     throw toEverpointError(error, OPERATION, request.target);
@@ -282,7 +287,7 @@ class VolumeCopy {
     );
   }
 
-  async run(): Promise<RestoreResult> {
+  async run(): Promise<Omit<RestoreResult, 'file'>> {
     const { volume, sizeBytes, target } = this.request;
     const extents = new RegionExtents();
     this.regions.seek(regionKey(volume, 0));

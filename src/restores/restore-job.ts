@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-import { readdir } from 'node:fs/promises';
+import { lstat, readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable } from '@nestjs/common';
 import { errnoOf, EverpointError } from '../common/errors.js';
-import { isTemporary, removeFileDurable } from '../common/files.js';
+import { isTemporary, publishFileSync, removeFileDurable } from '../common/files.js';
 import { GroupService } from '../groups/group.service.js';
 import { PathGuard } from '../groups/path-guard.js';
 import type { Group } from '../groups/stored-group.js';
@@ -23,6 +23,14 @@ export interface RestoreTarget {
   volume: string;
   path: string;
   overwrite: boolean;
+  /** The file that a run is about to publish, or has: stored before, so that a run after an
+   *  interruption knows it for its own. */
+  own?: FileIdentity | undefined;
+}
+
+interface FileIdentity {
+  inode: string;
+  bornNs: string;
 }
 
 /** What the catalog keeps of a restore: which point was taken is decided when it is asked for. */
@@ -60,6 +68,8 @@ export class RestoreJob implements JobHandler {
       // The request was checked when it was made; a restart may lie between then and now.
       await refusePrimary(this.paths, target.path);
       const offset = before;
+      const ours = target.own !== undefined && sameFile(await identityOf(target.path), target.own);
+      const overwrite = target.overwrite || ours;
       const restored = await this.pool.run(
         'restoreVolume',
         {
@@ -70,7 +80,8 @@ export class RestoreJob implements JobHandler {
           sources: plan.sources,
           segments: plan.segments,
           target: target.path,
-          overwrite: target.overwrite,
+          overwrite,
+          publish: false,
         },
         {
           signal,
@@ -79,6 +90,9 @@ export class RestoreJob implements JobHandler {
           },
         },
       );
+      target.own = await identityOf(restored.file);
+      await context.keep(params);
+      publishFileSync(restored.file, target.path, overwrite);
       before += volume.sizeBytes;
       context.report({ done: before, total, unit: 'bytes' });
       const { sizeBytes, dataBytes, zeroBytes } = restored;
@@ -117,6 +131,20 @@ export class RestoreJob implements JobHandler {
       await removeTemporaries(target.path);
     }
   }
+}
+
+async function identityOf(file: string): Promise<FileIdentity | undefined> {
+  try {
+    const { ino, birthtimeNs } = await lstat(file, { bigint: true });
+    return { inode: ino.toString(), bornNs: birthtimeNs.toString() };
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+function sameFile(a: FileIdentity | undefined, b: FileIdentity): boolean {
+  return a !== undefined && a.inode === b.inode && a.bornNs === b.bornNs;
 }
 
 /** @throws CONFLICT when the file is a disk that somebody protects */

@@ -2,10 +2,10 @@
 //
 // A sustained writer whose every block can be checked later, by anyone, without a record of what it
 // did. Each thread owns a stripe of the disk and makes one request at a time; request i of a thread
-// (its place, its length, its bytes) follows from seed, thread and i alone. So the state of a stripe
-// after i requests is known, and since a thread sends a request only when the one before it was
-// completed, every recovery point must hold exactly the first i requests of each thread, for some i
-// that is at least the last one that was flushed.
+// (its place, its length, its bytes) follows from seed, thread and i alone. So the state of a
+// stripe after i requests is known, and since a thread sends a request only when the one before it
+// was completed, every recovery point must hold exactly the first i requests of each thread, for
+// some i that is at least the last one that was flushed.
 //
 //   disk-load run   --target PATH --bytes N --seed S [--threads T] [--seconds S | --ops N] ...
 //   disk-load check --target PATH --bytes N --seed S [--threads T] [--flushed 0:120,1:64] ...
@@ -210,8 +210,7 @@ class Worker {
     }
     size_t bytes = op.count * kBlock;
     errno = 0;
-    ssize_t n =
-        timed([&] { return pwrite(fd_, buffer_, bytes, o_.offset + op.first * kBlock); });
+    ssize_t n = timed([&] { return pwrite(fd_, buffer_, bytes, o_.offset + op.first * kBlock); });
     if (n != static_cast<ssize_t>(bytes)) return failed("write", op.first, errno ? errno : EIO);
     return true;
   }
@@ -444,19 +443,32 @@ Options parse(int argc, char** argv) {
     }
     if (i + 1 == argc) usage(name + ": no value");
     std::string value = argv[++i];
-    if (name == "--target") o.target = value;
-    else if (name == "--offset") o.offset = number(name, value);
-    else if (name == "--bytes") o.bytes = number(name, value);
-    else if (name == "--seed") o.seed = number(name, value);
-    else if (name == "--threads") o.threads = number(name, value);
-    else if (name == "--max-blocks") o.max_blocks = number(name, value);
-    else if (name == "--seconds") o.seconds = number(name, value);
-    else if (name == "--ops") o.ops = number(name, value);
-    else if (name == "--flush-every") o.flush_every = number(name, value);
-    else if (name == "--verify-every") o.verify_every = number(name, value);
-    else if (name == "--tick-ms") o.tick_ms = number(name, value);
-    else if (name == "--flushed") parse_flushed(value, o.flushed);
-    else usage("unknown option " + name);
+    if (name == "--target")
+      o.target = value;
+    else if (name == "--offset")
+      o.offset = number(name, value);
+    else if (name == "--bytes")
+      o.bytes = number(name, value);
+    else if (name == "--seed")
+      o.seed = number(name, value);
+    else if (name == "--threads")
+      o.threads = number(name, value);
+    else if (name == "--max-blocks")
+      o.max_blocks = number(name, value);
+    else if (name == "--seconds")
+      o.seconds = number(name, value);
+    else if (name == "--ops")
+      o.ops = number(name, value);
+    else if (name == "--flush-every")
+      o.flush_every = number(name, value);
+    else if (name == "--verify-every")
+      o.verify_every = number(name, value);
+    else if (name == "--tick-ms")
+      o.tick_ms = number(name, value);
+    else if (name == "--flushed")
+      parse_flushed(value, o.flushed);
+    else
+      usage("unknown option " + name);
   }
   if (o.target.empty()) usage("--target is missing");
   if (o.threads == 0 || o.max_blocks == 0 || o.tick_ms == 0) usage("zero makes no sense there");
