@@ -14,6 +14,7 @@ constexpr char kMagic[8] = {'E', 'P', 'G', 'R', 'P', 'R', 'E', 'C'};
 constexpr uint32_t kVersion = 1;
 constexpr uint32_t kFlagClosed = 1;
 constexpr uint32_t kFlagGap = 2;
+constexpr uint32_t kFlagGapFromUnknown = 4;
 constexpr size_t kReasonBytesMax = 254;
 constexpr size_t kPrimaryOffset = 512;
 constexpr size_t kPrimaryBytes = 32;
@@ -37,8 +38,9 @@ void encode_group_record(const GroupRecord& record, uint8_t* to) {
   store_le<uint64_t>(to + 32, record.sequence);
   store_le<uint64_t>(to + 40, record.epoch);
   store_le<uint64_t>(to + 48, record.reserved_lsn);
-  store_le<uint32_t>(to + 56,
-                     (record.closed_cleanly ? kFlagClosed : 0) | (record.in_gap ? kFlagGap : 0));
+  store_le<uint32_t>(to + 56, (record.closed_cleanly ? kFlagClosed : 0) |
+                                  (record.in_gap ? kFlagGap : 0) |
+                                  (record.gap_from_unknown ? kFlagGapFromUnknown : 0));
   store_le<uint32_t>(to + 60, static_cast<uint32_t>(record.primaries.size()));
   store_le<uint64_t>(to + 64, record.last_lsn);
   store_le<uint64_t>(to + 72, record.last_time_ns);
@@ -87,6 +89,7 @@ Result<GroupRecord> decode_group_record(std::span<const uint8_t> from) {
   const uint32_t flags = load_le<uint32_t>(at + 56);
   record.closed_cleanly = (flags & kFlagClosed) != 0;
   record.in_gap = (flags & kFlagGap) != 0;
+  record.gap_from_unknown = (flags & kFlagGapFromUnknown) != 0;
   record.last_lsn = load_le<uint64_t>(at + 64);
   record.last_time_ns = load_le<uint64_t>(at + 72);
   record.gap.from_lsn = load_le<uint64_t>(at + 80);

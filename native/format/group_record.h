@@ -47,7 +47,10 @@ struct GroupRecord {
   uint64_t last_time_ns = 0;
   bool in_gap = false;
   Gap gap;
-  /// By volume number; only at a clean close.
+  /// The log could not be read when the gap opened: gap.from_lsn is a lower bound, and the next
+  /// open that can read the log says better.
+  bool gap_from_unknown = false;
+  /// By volume number. The times are zero but for a clean close.
   struct Primary {
     uint16_t volume = 0;
     PrimaryLook look;

@@ -23,6 +23,7 @@ class Opening {
 
   Result<OpenOutcome> run() {
     record_ = in_.record->current();
+    EP_TRY(check_sizes());
     const Status scanned = scan();
     // What a newer program wrote is not for this one to go on with.
     if (scanned.code() == Code::kUnsupported) return scanned;
@@ -37,12 +38,15 @@ class Opening {
       // Lost LSNs are not known either; none is ever used twice.
       record_.reserved_lsn = log_last_ + 1 + limits::kLsnReserveStep;
       record_.epoch = last_epoch_;
+      record_.gap_from_unknown = !scanned;
     } else if (record_.in_gap) {
       // It was open before, and stays so until a resync heals it.
+      if (scanned && record_.gap_from_unknown) know_gap_start();
     } else if (!scanned) {
       // The secondary never takes the guest down: it is served, and history has to wait.
-      log_last_ = record_.closed_cleanly ? record_.last_lsn : 0;
+      assume_log_end();
       open_gap("its log cannot be read: " + scanned.message());
+      record_.gap_from_unknown = true;
     } else if (record_.closed_cleanly) {
       check_clean_close();
     } else {
@@ -60,40 +64,88 @@ class Opening {
   }
 
  private:
-  /// Finds the last LSN that stands in the log without a hole before it in its epoch.
-  Status scan() {
-    auto found = scan_segments(fs_, in_.devices, in_.group);
-    if (!found) return found.status();
-    segments_ = std::move(*found);
-    bool empty_before = false;
-    for (const ScannedSegment& segment : segments_) {
-      out_.next_segment = std::max(out_.next_segment, segment.info.segment + 1);
-      if (segment.info.entries == 0) {
-        empty_before = true;
+  /// Another size is another disk: neither redo nor a guest may touch it.
+  Status check_sizes() const {
+    for (const PrimaryFile& primary : in_.primaries) {
+      const GroupRecord::Primary* known = known_primary(primary.volume);
+      // An odd end is filled up to a sector when it is written.
+      if (known == nullptr || align_up(known->look.size_bytes, kSectorBytes) ==
+                                  align_up(primary.look.size_bytes, kSectorBytes)) {
         continue;
       }
-      last_epoch_ = std::max(last_epoch_, segment.info.epoch);
-      // An epoch may begin behind a gap, so a step to another epoch says nothing by itself. But
-      // when the file in front holds nothing, it was the epoch's first and its writes did not get
-      // through.
-      if ((segment.info.epoch == last_in_epoch_ || empty_before) &&
-          segment.info.first_lsn != log_last_ + 1) {
-        hole_ = true;
+      return Status(Code::kInvalidArgument,
+                    "the primary of volume " + std::to_string(primary.volume) + " has " +
+                        std::to_string(primary.look.size_bytes) + " bytes, it had " +
+                        std::to_string(known->look.size_bytes) +
+                        "; put the right disk back, or bring this one back to its size");
+    }
+    return Status::ok();
+  }
+
+  [[nodiscard]] const GroupRecord::Primary* known_primary(uint16_t volume) const {
+    for (const GroupRecord::Primary& known : record_.primaries) {
+      if (known.volume == volume) return &known;
+    }
+    return nullptr;
+  }
+
+  Status read_log() {
+    if (!in_.log_missing.empty()) return Status(Code::kIoError, in_.log_missing);
+    // A passing fault must not cost the history behind it.
+    constexpr int kTries = 3;
+    Status status;
+    for (int i = 0; i < kTries; ++i) {
+      auto found = scan_segments(fs_, in_.devices, in_.group);
+      if (found) {
+        segments_ = std::move(*found);
+        return Status::ok();
       }
-      empty_before = false;
+      status = found.status();
+      if (status.code() != Code::kIoError) break;
+    }
+    return status;
+  }
+
+  /// Finds the last LSN that stands in the log without a hole before it.
+  Status scan() {
+    EP_TRY(read_log());
+    for (const ScannedSegment& segment : segments_) {
+      out_.next_segment = std::max(out_.next_segment, segment.info.segment + 1);
+      if (segment.info.entries == 0) continue;
+      last_epoch_ = std::max(last_epoch_, segment.info.epoch);
+      if (segment.info.first_lsn != log_last_ + 1) hole_ = true;
       if (hole_) continue;
-      last_in_epoch_ = segment.info.epoch;
       log_last_ = segment.info.last_lsn;
       out_.last_time_ns = std::max(out_.last_time_ns, segment.info.last_time_ns);
     }
     return Status::ok();
   }
 
+  /// The log cannot be read: what is known of its end without it.
+  void assume_log_end() {
+    if (record_.closed_cleanly) {
+      log_last_ = record_.last_lsn;
+      out_.last_time_ns = record_.last_time_ns;
+      return;
+    }
+    if (in_.region == nullptr) return;
+    const LogBuffer::Found found = LogBuffer::inspect(*in_.region, in_.group, in_.boot);
+    // What has left the buffer is durable.
+    if (found.kind == LogBuffer::Found::Kind::kEntries) log_last_ = found.tail_lsn - 1;
+  }
+
+  void know_gap_start() {
+    record_.gap.from_lsn = log_last_;
+    record_.gap.from_ns = out_.last_time_ns;
+    record_.gap_from_unknown = false;
+  }
+
   void open_gap(const std::string& reason) {
     record_.in_gap = true;
     record_.gap = {};
     record_.gap.from_lsn = log_last_;
-    record_.gap.from_ns = in_.wall_ns;
+    // Of the last entry that is there: what came after it is lost, whenever that was noticed.
+    record_.gap.from_ns = out_.last_time_ns;
     record_.gap.reason = reason;
     record_.last_lsn = log_last_;
     record_.last_time_ns = out_.last_time_ns;
@@ -107,10 +159,8 @@ class Opening {
       return;
     }
     for (const PrimaryFile& primary : in_.primaries) {
-      const auto known =
-          std::find_if(record_.primaries.begin(), record_.primaries.end(),
-                       [&](const GroupRecord::Primary& p) { return p.volume == primary.volume; });
-      if (known == record_.primaries.end() || known->look != primary.look) {
+      const GroupRecord::Primary* known = known_primary(primary.volume);
+      if (known == nullptr || known->look != primary.look) {
         open_gap("the primary of volume " + std::to_string(primary.volume) +
                  " was changed while the group was closed");
         return;
@@ -140,6 +190,8 @@ class Opening {
     }
     // The log may be ahead of the buffer by what an interrupted recovery has read back already.
     if (buffer.tail() > log_last_ + 1) {
+      // Entries that were durable cannot be read: what stands behind the damage is not cut off.
+      keep_as_is_ = true;
       open_gap("its log buffer holds LSN " + std::to_string(buffer.tail()) + " to " +
                std::to_string(buffer.head()) + ", its log ends at " + std::to_string(log_last_));
       return Status::ok();
@@ -235,20 +287,23 @@ class Opening {
   /// done: this is the crash of a process, whose finished writes the kernel has. And a later
   /// overlapping write cannot be done before an earlier one (the splitter puts them in order), so
   /// nothing older ever lands on something newer, nor in a region that may be clean.
-  Status redo(const LogBuffer& buffer) {
+  Status redo(LogBuffer& buffer) {
     for (uint64_t lsn = buffer.tail(); lsn < buffer.head(); ++lsn) {
       const nvram::BufferedEntry at = buffer.at(lsn);
       const io::FileId file = primary_of(at.entry.volume);
       if (at.primary != PrimaryState::kPending || file == io::kNoFile) continue;
       const uint64_t offset = at.entry.sector * kSectorBytes;
       const uint64_t bytes = uint64_t{at.entry.sectors} * kSectorBytes;
+      Status status;
       if (at.entry.type == EntryType::kWrite) {
-        EP_TRY(fs_.write(file, offset, at.data, bytes));
+        status = fs_.write(file, offset, at.data, bytes);
       } else if (at.entry.type == EntryType::kDiscard || at.entry.type == EntryType::kWriteZeroes) {
-        EP_TRY(fs_.zero(file, offset, bytes));
+        status = fs_.zero(file, offset, bytes);
       } else {
         continue;
       }
+      // As in service: it is read back, and history gets what the primary really holds.
+      if (!status) buffer.set_primary_state(lsn, PrimaryState::kFailed);
       ++out_.writes_redone;
     }
     for (const PrimaryFile& primary : in_.primaries) EP_TRY(fs_.sync(primary.file));
@@ -307,10 +362,13 @@ class Opening {
     Status first;
     for (ScannedSegment& segment : segments_) {
       Status status;
+      if (segment.ignored) continue;
       if (segment.info.entries == 0) {
-        status = fs_.remove(segment.absolute_path);
+        if (!keep_as_is_) status = fs_.remove(segment.absolute_path);
       } else {
-        if (!segment.info.sealed) status = seal_scanned(fs_, segment, in_.wall_ns);
+        if (!segment.info.sealed && !keep_as_is_) {
+          status = seal_scanned(fs_, segment, in_.wall_ns);
+        }
         out_.segments.push_back(segment.info);
       }
       if (first && !status) first = status;
@@ -340,6 +398,9 @@ class Opening {
     record_.epoch = out_.epoch;
     record_.closed_cleanly = false;
     record_.primaries.clear();
+    for (const PrimaryFile& primary : in_.primaries) {
+      record_.primaries.push_back({primary.volume, {primary.look.size_bytes, 0, 0}});
+    }
     return in_.record->save(record_);
   }
 
@@ -349,9 +410,9 @@ class Opening {
   GroupRecord record_;
   std::vector<ScannedSegment> segments_;
   uint64_t log_last_ = 0;
-  uint64_t last_in_epoch_ = 0;
   uint64_t last_epoch_ = 0;
   bool hole_ = false;
+  bool keep_as_is_ = false;
 };
 
 }  // namespace

@@ -12,21 +12,34 @@ using log::SegmentInfo;
 
 namespace {
 
-Status read_exactly(io::FileSystem& file_system, io::FileId file, uint64_t offset,
-                    std::vector<uint8_t>& to, size_t size) {
-  to.resize(size);
-  size_t got = 0;
-  EP_TRY(file_system.read(file, offset, to.data(), size, &got));
-  if (got != size) return Status(Code::kCorruption, "file ends early");
-  return Status::ok();
-}
+/// Reads one file and remembers the first failure: "could not be read" must never be taken for "is
+/// not there", since what is not there is cut off or removed afterwards.
+class Reader {
+ public:
+  Reader(io::FileSystem& file_system, io::FileId file) : files_(file_system), file_(file) {}
 
-bool read_trailer(io::FileSystem& file_system, io::FileId file, uint64_t file_bytes,
-                  const format::SegmentHeader& header, ScannedSegment& segment) {
+  /// False when the file ends early or cannot be read.
+  bool read(uint64_t offset, std::vector<uint8_t>& to, size_t size) {
+    to.resize(size);
+    size_t got = 0;
+    const Status status = files_.read(file_, offset, to.data(), size, &got);
+    if (!status && failure_) failure_ = status;
+    return status && got == size;
+  }
+  [[nodiscard]] const Status& failure() const { return failure_; }
+
+ private:
+  io::FileSystem& files_;
+  io::FileId file_;
+  Status failure_;
+};
+
+bool read_trailer(Reader& reader, uint64_t file_bytes, const format::SegmentHeader& header,
+                  ScannedSegment& segment) {
   if (file_bytes < format::kSegmentHeaderBytes + format::kSegmentTrailerBytes) return false;
   std::vector<uint8_t> page;
   const uint64_t at = file_bytes - format::kSegmentTrailerBytes;
-  if (!read_exactly(file_system, file, at, page, format::kSegmentTrailerBytes)) return false;
+  if (!reader.read(at, page, format::kSegmentTrailerBytes)) return false;
   const auto trailer = format::decode_segment_trailer(page);
   if (!trailer || trailer->group != header.group || trailer->segment != header.segment ||
       trailer->epoch != header.epoch || trailer->first_lsn != header.first_lsn) {
@@ -43,11 +56,10 @@ bool read_trailer(io::FileSystem& file_system, io::FileId file, uint64_t file_by
 }
 
 /// Reads and checks the batch at cursor.end; false when there is no good one.
-bool scan_batch(io::FileSystem& file_system, io::FileId file, uint64_t file_bytes,
-                log::SegmentCursor& cursor) {
+bool scan_batch(Reader& reader, uint64_t file_bytes, log::SegmentCursor& cursor) {
   std::vector<uint8_t> bytes;
   if (cursor.end + format::kBatchHeaderBytes > file_bytes ||
-      !read_exactly(file_system, file, cursor.end, bytes, format::kBatchHeaderBytes)) {
+      !reader.read(cursor.end, bytes, format::kBatchHeaderBytes)) {
     return false;
   }
   const auto header = format::decode_batch_header(bytes);
@@ -60,7 +72,7 @@ bool scan_batch(io::FileSystem& file_system, io::FileId file, uint64_t file_byte
           cursor.end + align_up(header->table_bytes(), kSectorBytes)) {
     return false;
   }
-  if (!read_exactly(file_system, file, cursor.end, bytes, header->bytes()) ||
+  if (!reader.read(cursor.end, bytes, header->bytes()) ||
       !format::check_batch_table(*header, bytes)) {
     return false;
   }
@@ -94,23 +106,52 @@ bool scan_batch(io::FileSystem& file_system, io::FileId file, uint64_t file_byte
 }
 
 /// Behind a header that cannot be read: is there anything worth keeping?
-bool has_content(io::FileSystem& file_system, io::FileId file, uint64_t file_bytes) {
+bool has_content(Reader& reader, uint64_t file_bytes) {
   std::vector<uint8_t> bytes;
   if (file_bytes >= format::kSegmentHeaderBytes + format::kSegmentTrailerBytes &&
-      read_exactly(file_system, file, file_bytes - format::kSegmentTrailerBytes, bytes,
-                   format::kSegmentTrailerBytes) &&
+      reader.read(file_bytes - format::kSegmentTrailerBytes, bytes, format::kSegmentTrailerBytes) &&
       format::decode_segment_trailer(bytes)) {
     return true;
   }
-  if (!read_exactly(file_system, file, format::kSegmentHeaderBytes, bytes,
-                    format::kBatchHeaderBytes)) {
-    return false;
-  }
+  if (!reader.read(format::kSegmentHeaderBytes, bytes, format::kBatchHeaderBytes)) return false;
   const auto batch = format::decode_batch_header(bytes);
   return batch && batch->bytes() <= file_bytes &&
-         read_exactly(file_system, file, format::kSegmentHeaderBytes, bytes,
-                      batch->table_bytes()) &&
+         reader.read(format::kSegmentHeaderBytes, bytes, batch->table_bytes()) &&
          format::check_batch_table(*batch, bytes);
+}
+
+/// False when the file is not a segment of the group.
+Result<bool> read_segment(Reader& reader, const Result<io::FileInfo>& info, const Uuid& group,
+                          ScannedSegment& segment) {
+  if (!info) return info.status();
+  if (info->size < format::kSegmentHeaderBytes) return true;
+  std::vector<uint8_t> page;
+  if (!reader.read(0, page, format::kSegmentHeaderBytes)) return false;
+  uint32_t crc = 0;
+  const auto header = format::decode_segment_header(page, &crc);
+  if (header.status().code() == Code::kUnsupported) {
+    return Status(Code::kUnsupported, segment.absolute_path + ": " + header.status().message());
+  }
+  // Allocated ahead and never used, or its first write did not get through: nothing to lose.
+  if (!header) return !has_content(reader, info->size);
+  if (header->group != group || header->segment != segment.info.segment) return false;
+  segment.info.epoch = header->epoch;
+  segment.info.first_lsn = header->first_lsn;
+  segment.info.last_lsn = header->first_lsn - 1;
+  segment.info.file_bytes = info->size;
+  if (read_trailer(reader, info->size, *header, segment)) return true;
+  log::SegmentCursor& cursor = segment.cursor;
+  cursor.made = {io::kNoFile,     segment.device,     segment.absolute_path,
+                 header->segment, header->created_ns, header->capacity_bytes};
+  cursor.group = group;
+  cursor.epoch = header->epoch;
+  cursor.chain = crc;
+  cursor.end = format::kSegmentHeaderBytes;
+  cursor.first_lsn = header->first_lsn;
+  while (scan_batch(reader, info->size, cursor)) {
+  }
+  if (!cursor.empty()) segment.info = cursor.info();
+  return true;
 }
 
 /// False when the file is not a segment of the group.
@@ -118,43 +159,10 @@ Result<bool> scan_file(io::FileSystem& file_system, const Uuid& group, ScannedSe
   // Under its lock: what a killed process still has in flight on this file ends first (design 4).
   auto file = file_system.open(segment.absolute_path, {.read_only = true, .lock = true});
   if (!file) return file.status();
-  const auto info = file_system.info(*file);
-  std::vector<uint8_t> page;
-  bool ours = false;
-  if (info && info->size >= format::kSegmentHeaderBytes &&
-      read_exactly(file_system, *file, 0, page, format::kSegmentHeaderBytes)) {
-    uint32_t crc = 0;
-    const auto header = format::decode_segment_header(page, &crc);
-    if (header && header->group == group && header->segment == segment.info.segment) {
-      ours = true;
-      segment.info.epoch = header->epoch;
-      segment.info.first_lsn = header->first_lsn;
-      segment.info.last_lsn = header->first_lsn - 1;
-      segment.info.file_bytes = info->size;
-      if (!read_trailer(file_system, *file, info->size, *header, segment)) {
-        log::SegmentCursor& cursor = segment.cursor;
-        cursor.made = {io::kNoFile,     segment.device,     segment.absolute_path,
-                       header->segment, header->created_ns, header->capacity_bytes};
-        cursor.group = group;
-        cursor.epoch = header->epoch;
-        cursor.chain = crc;
-        cursor.end = format::kSegmentHeaderBytes;
-        cursor.first_lsn = header->first_lsn;
-        while (scan_batch(file_system, *file, info->size, cursor)) {
-        }
-        if (!cursor.empty()) segment.info = cursor.info();
-      }
-    } else if (header.status().code() == Code::kUnsupported) {
-      file_system.close(*file);
-      return Status(Code::kUnsupported, segment.absolute_path + ": " + header.status().message());
-    } else if (!header) {
-      // Allocated ahead and never used, or its first write did not get through: nothing to lose.
-      ours = !has_content(file_system, *file, info->size);
-    }
-  } else if (info && info->size < format::kSegmentHeaderBytes) {
-    ours = true;
-  }
+  Reader reader(file_system, *file);
+  const auto ours = read_segment(reader, file_system.info(*file), group, segment);
   file_system.close(*file);
+  if (!reader.failure()) return reader.failure();
   return ours;
 }
 

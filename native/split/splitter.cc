@@ -545,7 +545,11 @@ void Splitter::open_gap(const std::string& reason) {
   record_.last_time_ns = last_time_ns_;
   record_.gap = {};
   record_.gap.from_lsn = writer_->durable_lsn();
-  record_.gap.from_ns = reactor_->engine().wall_ns();
+  // The time of the last entry that is safe: later moments are in the gap.
+  const uint64_t first_lost = writer_->durable_lsn() + 1;
+  record_.gap.from_ns = first_lost < buffer_->head() && first_lost >= buffer_->tail()
+                            ? buffer_->at(first_lost).entry.time_ns - 1
+                            : last_time_ns_;
   record_.gap.reason = reason;
   ++in_flight_;
   record_file_->save_async(reactor_->engine(), record_,

@@ -191,9 +191,13 @@ Status Group::recover(bool create) {
   input.create = create;
   for (const GroupConfig::Device& device : config_.devices) {
     const std::string folder = device.root + "/groups/" + config_.id.to_string();
-    // A device that is not there now must not keep the guest from its disk: that is a gap.
-    const Status made = files.make_directories(folder + "/log");
-    if (create && !made) return made;
+    if (create) {
+      EP_TRY(files.make_directories(folder + "/log"));
+    } else if (!files.list(folder)) {
+      // Not mounted, most likely: nothing is made on what lies below. It must not keep the guest
+      // from its disk; that is a gap.
+      input.log_missing = "device " + device.id.to_string() + " is not at " + device.root;
+    }
     input.devices.push_back({device.id, folder});
   }
   for (const auto& disk : disks_) {
@@ -241,7 +245,7 @@ Status Group::recover(bool create) {
             .failed = [this](const Status& status) { splitter_->log_failed(status); }});
     if (const Status prepared = writer_->prepare(); !prepared) {
       if (create) return prepared;
-      EP_TRY(open_in_gap(prepared, outcome->next_lsn - 1, input.wall_ns));
+      EP_TRY(open_in_gap(prepared, outcome->next_lsn - 1, outcome->last_time_ns));
     }
   }
   const uint64_t last_time_ns = outcome->last_time_ns;
@@ -266,14 +270,14 @@ Status Group::recover(bool create) {
 }
 
 /// The log cannot be written at all: history ends here, the guest is served.
-Status Group::open_in_gap(const Status& why, uint64_t last_lsn, uint64_t wall_ns) {
+Status Group::open_in_gap(const Status& why, uint64_t last_lsn, uint64_t last_time_ns) {
   writer_.reset();
   format::GroupRecord record = record_->current();
   record.in_gap = true;
   record.last_lsn = last_lsn;
   record.gap = {};
   record.gap.from_lsn = last_lsn;
-  record.gap.from_ns = wall_ns;
+  record.gap.from_ns = last_time_ns;
   record.gap.reason = why.message();
   EP_TRY(record_->save(record));
   buffer_->retire();
@@ -415,6 +419,7 @@ Status Group::close() {
     });
     if (!idle) usleep(1000);
   }
+  last.primaries.clear();
   for (const auto& disk : disks_) {
     const Status closed = disk->regions->close_cleanly();
     if (status && !closed) status = closed;

@@ -150,7 +150,7 @@ class Group {
   Status open_disks(bool create);
   Status open_buffer(bool create);
   Status recover(bool create);
-  Status open_in_gap(const Status& why, uint64_t last_lsn, uint64_t wall_ns);
+  Status open_in_gap(const Status& why, uint64_t last_lsn, uint64_t last_time_ns);
   Status log_geometry();
   Status start_exports();
   void tear_down();

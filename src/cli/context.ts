@@ -27,7 +27,7 @@ export function contextOf(program: Command, io: Io): Context {
     globals,
     output: new Output(io, globals.json === true),
     get client() {
-      client ??= new RestClient(resolveConnection(globals, io.environment));
+      client ??= new RestClient(resolveConnection(globals, io.environment, io.cwd));
       return client;
     },
   };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import * as fs from 'node:fs';
 import * as path from 'node:path';
 
 import { usageError } from './errors.js';
@@ -21,11 +22,18 @@ export interface DiskOptions {
   readonly flush?: string;
 }
 
+/** Initial copies are not made yet, so that what is meant is to be said. */
+const BASELINE_HINT =
+  'add --baseline none (history starts empty: data already on the disk is not in it)';
+
 /** The body of `POST /v1/groups` for raw files or block devices. @throws usage error */
 export function groupBody(files: string[], options: DiskOptions, cwd: string): object {
   if (files.length === 0) throw usageError('name at least one disk');
   if (options.create === true && options.size === undefined) {
     throw usageError('--create needs --size');
+  }
+  if (options.baseline === undefined && options.create !== true) {
+    throw usageError('--baseline is missing', BASELINE_HINT);
   }
   const first = files[0] ?? '';
   const name = options.name ?? path.basename(first).replace(/\.(raw|img)$/, '');
@@ -43,7 +51,7 @@ export function groupBody(files: string[], options: DiskOptions, cwd: string): o
 
 function volumeBody(file: string, at: number, options: DiskOptions): object {
   const queues = options.queues === undefined ? 1 : parseCount(options.queues, '--queues');
-  // A new file has nothing to copy; for one that is there, the service's own default holds.
+  // A new file has nothing to copy.
   const baseline = options.baseline ?? (options.create === true ? 'none' : undefined);
   const blockSize =
     options.blockSize === undefined ? undefined : parseCount(options.blockSize, '--block-size');
@@ -58,6 +66,25 @@ function volumeBody(file: string, at: number, options: DiskOptions): object {
     ...defined({ baseline, blockSize }),
     exports: [{ kind: 'vhost-user-blk', queues, ...defined({ owner: options.owner }) }],
   };
+}
+
+/**
+ * Disks that may hold data which history will lack. A file with no block has none; of a block
+ * device nobody can tell without reading it.
+ */
+export function disksWithData(files: string[], options: DiskOptions, cwd: string): string[] {
+  if (options.baseline !== 'none' || options.create === true) return [];
+  return files
+    .map((file) => path.resolve(cwd, file))
+    .filter((file) => {
+      try {
+        const found = fs.statSync(file);
+        return found.blocks > 0 || found.isBlockDevice();
+      } catch {
+        // Not for this user to look at; the service says whether it can be a disk.
+        return false;
+      }
+    });
 }
 
 function defined(values: Record<string, unknown>): Record<string, unknown> {

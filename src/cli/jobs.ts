@@ -9,6 +9,7 @@ import { CliError, EXIT_FAILED, EXIT_NOT_REACHABLE } from './errors.js';
 import { clean, type Output } from './output.js';
 import { part, type RestClient } from './rest-client.js';
 import type { Job } from './types.js';
+import { formatSeconds } from './wording.js';
 
 const POLL_MS_MIN = 100;
 const POLL_MS_MAX = 1000;
@@ -55,7 +56,7 @@ export function describeProgress(job: Job): string {
   const percent = total > 0 ? `, ${Math.floor((100 * done) / total)} %` : '';
   const counted = `${show(done)} of ${show(total)}${unit === 'bytes' ? '' : ` ${unit}`}${percent}`;
   if (ENDED.includes(job.state) || perSecond <= 0) return counted;
-  const eta = etaSeconds === null ? '' : `, ${Math.ceil(etaSeconds)} s left`;
+  const eta = etaSeconds === null ? '' : `, ${formatSeconds(Math.ceil(etaSeconds))} left`;
   return `${counted}, ${show(Math.round(perSecond))}/s${eta}`;
 }
 

@@ -2,6 +2,8 @@
 
 import type { Writable } from 'node:stream';
 
+import { inSeconds } from './wording.js';
+
 /** Where a command runs; replaced in tests. */
 export interface Io {
   readonly stdout: Writable & { isTTY?: boolean };
@@ -35,18 +37,20 @@ export class Output {
     }
     const lines = text();
     for (const line of typeof lines === 'string' ? [lines] : lines) {
-      this.io.stdout.write(`${line}\n`);
+      this.io.stdout.write(`${inSeconds(line)}\n`);
     }
   }
 
   /** One line of a stream of results. */
   line(value: unknown, text: string): void {
-    this.io.stdout.write(`${this.json ? JSON.stringify(value) : clean(text)}\n`);
+    this.io.stdout.write(`${this.json ? JSON.stringify(value) : inSeconds(clean(text))}\n`);
   }
 
-  /** For people alone. */
-  notice(text: string): void {
-    if (!this.json) this.io.stderr.write(`${text}\n`);
+  /** What went well has a catch. */
+  warning(text: string): void {
+    this.io.stderr.write(
+      this.json ? `${JSON.stringify({ warning: text })}\n` : `warning: ${clean(text)}\n`,
+    );
   }
 }
 

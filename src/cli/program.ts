@@ -9,12 +9,14 @@ import { addHistoryVerbs } from './commands/history.js';
 import { addServiceVerbs } from './commands/service.js';
 import { type Act, type AddVerbs, contextOf } from './context.js';
 import {
+  AnsweredError,
   CliError,
   describeError,
   EXIT_FAILED,
   EXIT_OK,
   EXIT_USAGE,
   ProblemError,
+  usageError,
 } from './errors.js';
 import { clean, type Io } from './output.js';
 
@@ -29,16 +31,17 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 service not reachable.`;
  * @returns the exit code
  */
 export async function runCli(args: string[], io: Io): Promise<number> {
-  const program = buildProgram(io);
+  const json = args.includes('--json');
+  const program = buildProgram(io, json);
   try {
     await program.parseAsync(args, { from: 'user' });
     return EXIT_OK;
   } catch (error) {
-    return report(error, io, args.includes('--json'));
+    return report(error, io, json);
   }
 }
 
-function buildProgram(io: Io): Command {
+function buildProgram(io: Io, json: boolean): Command {
   const program = new Command('everpoint')
     .description('Continuous data protection for the disks of virtual machines')
     .version(packageVersion(), '-V, --version')
@@ -48,43 +51,87 @@ function buildProgram(io: Io): Command {
       '--token-file <file>',
       'EVERPOINT_TOKEN_FILE, EVERPOINT_TOKEN; else <state>/admin.token',
     )
-    .option('--state <folder>', "the service's state folder (EVERPOINT_STATE, else ./var)")
+    .option(
+      '--state <folder>',
+      "the service's state folder (EVERPOINT_STATE; else ./var, or var where everpoint lies)",
+    )
     .addHelpText('after', EXIT_CODES);
   const act: Act =
     (run) =>
     (...values) =>
       run(contextOf(program, io), ...values);
   for (const add of VERBS) add(program, act);
-  configure(program, io);
+  addHelp(program);
+  configure(program, io, json);
   return program;
 }
 
 /** Every verb, also one below another, throws rather than exits, and writes where we say. */
-function configure(command: Command, io: Io): void {
+function configure(command: Command, io: Io, json: boolean): void {
   command.exitOverride().configureOutput({
     writeOut: (text) => io.stdout.write(text),
-    writeErr: (text) => io.stderr.write(text),
+    // Machines get it as an object, made from what is thrown.
+    writeErr: (text) => json || io.stderr.write(text),
+    outputError: (text, write) => {
+      write(text.replace(/^error:/, 'everpoint:'));
+    },
   });
   command.commands.forEach((one) => {
-    configure(one, io);
+    configure(one, io, json);
   });
 }
 
+/** `help group create`: commander's own goes one level deep, and is silent about what is not there. */
+function addHelp(command: Command): void {
+  const below = [...command.commands];
+  if (below.length === 0) return;
+  below.forEach(addHelp);
+  command.helpCommand(false);
+  command
+    .command('help')
+    .description('how a command is used')
+    .argument('[command...]')
+    .action((names: string[]) => {
+      let found = command;
+      for (const name of names) {
+        const next = found.commands.find((one) => one.name() === name);
+        if (next === undefined) {
+          command.error(`error: unknown command '${names.join(' ')}'`);
+        }
+        found = next;
+      }
+      found.help();
+    });
+}
+
 function report(error: unknown, io: Io, json: boolean): number {
-  // commander has said it already.
-  if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT_OK : EXIT_USAGE;
+  if (error instanceof AnsweredError) return error.exitCode;
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return EXIT_OK;
+    // Commander has said it to people already.
+    if (!json) return EXIT_USAGE;
+  }
   const known =
     error instanceof CliError
       ? error
-      : new CliError(EXIT_FAILED, error instanceof Error ? error.message : String(error));
+      : error instanceof CommanderError
+        ? usageFault(error)
+        : new CliError(EXIT_FAILED, error instanceof Error ? error.message : String(error));
   if (json) {
     const problem = known instanceof ProblemError ? known.problem : {};
-    const shown = { ...problem, message: known.message, hint: known.hint };
+    const details = known.details.length > 0 ? { details: known.details } : {};
+    const shown = { ...problem, message: known.message, ...details, hint: known.hint };
     io.stderr.write(`${JSON.stringify({ ...shown, exitCode: known.exitCode })}\n`);
   } else {
     for (const line of describeError(known)) io.stderr.write(`${clean(line)}\n`);
   }
   return known.exitCode;
+}
+
+function usageFault({ code, message }: CommanderError): CliError {
+  return code === 'commander.help'
+    ? usageError('a command is missing', 'everpoint help lists them')
+    : usageError(message.replace(/^error: /, '').replaceAll('\n', ' '));
 }
 
 function packageVersion(): string {

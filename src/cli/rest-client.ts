@@ -17,6 +17,12 @@ export type Query = Record<string, string | number | undefined>;
 export class RestClient {
   constructor(private readonly connection: Connection) {}
 
+  /** A path means the same file here and for the service. */
+  get isLocal(): boolean {
+    const { address } = this.connection;
+    return address.kind === 'unix' || /^(localhost|127\.[\d.]+|::1)$/.test(address.host);
+  }
+
   get<T>(path: string, query: Query = {}): Promise<T> {
     return this.call('GET', withQuery(path, query)) as Promise<T>;
   }
@@ -147,14 +153,22 @@ export class RestClient {
     } catch {
       // Not a service of ours, or something before it: its status is all there is to say.
     }
-    throw new ProblemError(status, problem, status === 401 ? this.tokenHint() : undefined);
+    throw status === 401 ? this.notSignedIn() : new ProblemError(status, problem);
   }
 
-  private tokenHint(): string {
-    const { token, tokenFile } = this.connection;
-    return token === undefined
-      ? `there is no token in ${tokenFile}; use --state, --token-file, EVERPOINT_TOKEN_FILE or EVERPOINT_TOKEN`
-      : 'the token is of another service; --state or --token-file says where the right one is';
+  private notSignedIn(): CliError {
+    const { token, tokenFiles, url } = this.connection;
+    if (token !== undefined) {
+      return new CliError(EXIT_FAILED, `not signed in: the service at ${url} knows no such token`, {
+        hint: 'it is of another service; --state FOLDER or --token-file FILE names the right one',
+      });
+    }
+    return new CliError(EXIT_FAILED, 'not signed in: no token', {
+      details: tokenFiles.map((file) => `there is no ${file}`),
+      hint:
+        "--state FOLDER names the service's state folder, --token-file FILE a token " +
+        '(also EVERPOINT_STATE, EVERPOINT_TOKEN_FILE, EVERPOINT_TOKEN)',
+    });
   }
 }
 

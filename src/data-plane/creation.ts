@@ -54,6 +54,36 @@ export class Creation {
     }
   }
 
+  /**
+   * Removes what a creation made that the end of the process cut off. That the definition is stored
+   * as `creating` says that nothing of it was there before: `check` came first. A primary is removed
+   * only when it is the file that the addon makes and nobody has written to it, so that no byte is
+   * lost even if somebody else put a file there since.
+   * @returns the primaries that were left
+   */
+  static async undoAfterCrash(definition: GroupDefinition): Promise<string[]> {
+    for (const device of definition.devices) {
+      await fsp.rm(groupFolder(device.path, definition.id), { recursive: true, force: true });
+    }
+    const left: string[] = [];
+    for (const { primary } of definition.volumes) {
+      if (primary.create !== true) continue;
+      const stat = await fsp.lstat(primary.path).catch((error: unknown) => {
+        if (errnoOf(error) === 'ENOENT') return undefined;
+        throw toEverpointError(error, 'undo creation', primary.path);
+      });
+      if (stat === undefined) continue;
+      // The addon makes a file and then gives it its size; the end may have come between the two.
+      const made = stat.size === 0 || stat.size === primary.sizeBytes;
+      if (stat.isFile() && stat.nlink === 1 && stat.blocks === 0 && made) {
+        await removeFileDurable(primary.path);
+      } else {
+        left.push(primary.path);
+      }
+    }
+    return left;
+  }
+
   /** Removes what the failed creation made; the addon may have done so itself. */
   async undo(reason: unknown): Promise<void> {
     for (const folder of this.newFolders) await fsp.rm(folder, { recursive: true, force: true });

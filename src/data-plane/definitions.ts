@@ -22,7 +22,7 @@ export const DEFINITION_VERSION = 1;
 export const DEFINITION_BYTES_MAX = 4 * 1024 * 1024;
 
 /**
- * `creating`: stored before the addon made anything; after a crash the creation is finished.
+ * `creating`: stored before the addon made anything; after a crash the creation is taken back.
  * `deleting`: stored before the addon forgets anything; after a crash the deletion is finished.
  */
 export type DefinitionPhase = 'creating' | 'live' | 'deleting';

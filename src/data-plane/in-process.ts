@@ -7,7 +7,8 @@ import * as path from 'node:path';
 import { EverpointError, toEverpointError } from '../common/errors.js';
 import { ensureFolder } from '../common/files.js';
 import { Creation } from './creation.js';
-import { type DefinitionPhase, DefinitionStore } from './definitions.js';
+import { DefinitionStore } from './definitions.js';
+import { DataPlaneError } from './errors.js';
 import { failedStatus, OPENING_REASON, unknownDefinition } from './group-status.js';
 import { openNative } from './native.js';
 import type { NativeAddon, NativeDataPlane, NativeFaults } from './native-types.js';
@@ -33,7 +34,12 @@ export interface InProcessOptions {
   readonly reactors?: number | undefined;
   readonly faults?: NativeFaults | undefined;
   readonly log?: DataPlaneLog | undefined;
+  /** How soon a group that did not open is tried again, at first and at most; for tests. */
+  readonly retryMs?: { readonly first: number; readonly most: number } | undefined;
 }
+
+/** What kept a group from opening may pass in a moment (a disk that comes late), or never. */
+const RETRY_MS = { first: 5_000, most: 60_000 };
 
 /** What is used of pino. */
 export interface DataPlaneLog {
@@ -49,6 +55,8 @@ interface Group {
   definition: GroupDefinition | undefined;
   state: 'opening' | 'open' | 'failed';
   error: EverpointError | undefined;
+  /** Set while the next try to open it is to come. */
+  retry: { readonly timer: NodeJS.Timeout; readonly delayMs: number } | undefined;
   /** The changes to one group run one after the other; this one is the last. */
   turn: Promise<unknown>;
 }
@@ -90,11 +98,15 @@ export class InProcessDataPlane implements DataPlanePort {
     await ensureFolder(nativeDir(this.options.state), 0o700);
     const work: Promise<unknown>[] = [];
     for (const stored of await this.store.load()) {
+      if (!('error' in stored) && stored.phase === 'creating') {
+        await this.rollBack(stored.definition);
+        continue;
+      }
       const group = this.add(stored.id, 'definition' in stored ? stored.definition : undefined);
       if ('error' in stored) this.fail(group, stored.error);
       else if (stored.phase === 'deleting') {
         work.push(this.inTurn(group, () => this.finishDelete(group)));
-      } else work.push(this.inTurn(group, () => this.open(group, stored.phase)));
+      } else work.push(this.inTurn(group, () => this.open(group)));
     }
     return { opened: Promise.allSettled(work).then(() => undefined) };
   }
@@ -180,7 +192,7 @@ export class InProcessDataPlane implements DataPlanePort {
           throw stored.error;
         }
         group.definition = stored.definition;
-        await this.open(group, stored.phase);
+        await this.open(group);
         if (group.error !== undefined) throw group.error;
       }
       return this.statusOf(group);
@@ -203,15 +215,18 @@ export class InProcessDataPlane implements DataPlanePort {
 
   async addMarker(id: string, wanted: MarkerRequest): Promise<MarkerResult> {
     const marker = checkMarker(wanted);
-    return this.native.addMarker(this.findOpen(id, 'add marker').id, marker);
+    const group = this.findOpen(id, 'add marker');
+    return this.protectedOnly(group, () => this.native.addMarker(group.id, marker));
   }
 
   async syncLog(id: string): Promise<{ durableLsn: number }> {
-    return this.native.syncLog(this.findOpen(id, 'sync log').id);
+    const group = this.findOpen(id, 'sync log');
+    return this.protectedOnly(group, () => this.native.syncLog(group.id));
   }
 
   async seal(id: string): Promise<{ sealedLsn: number }> {
-    return this.native.seal(this.findOpen(id, 'seal segment').id);
+    const group = this.findOpen(id, 'seal segment');
+    return this.protectedOnly(group, () => this.native.seal(group.id));
   }
 
   async listSegments(id: string, after: number): Promise<SegmentInfo[]> {
@@ -226,6 +241,7 @@ export class InProcessDataPlane implements DataPlanePort {
   /** The second call waits for the first. What is being opened or changed is let finish. */
   shutdown(): Promise<void> {
     this.closing ??= (async () => {
+      for (const group of this.groups.values()) this.endRetry(group);
       await Promise.allSettled([...this.groups.values()].map((group) => group.turn));
       await this.native.close();
     })();
@@ -247,6 +263,7 @@ export class InProcessDataPlane implements DataPlanePort {
       definition,
       state: 'opening',
       error: undefined,
+      retry: undefined,
       turn: Promise.resolve(),
     };
     this.groups.set(id, group);
@@ -292,32 +309,99 @@ export class InProcessDataPlane implements DataPlanePort {
     }
   }
 
+  /**
+   * A creation that the end of the process cut off. Nobody was told that the group is there, and
+   * what the addon had of it may lack its beginning (the geometry entries): opened, it would count
+   * as protected with a history that cannot be used. So it disappears.
+   */
+  private async rollBack(definition: GroupDefinition): Promise<void> {
+    const { id, name } = definition;
+    const about = { group: id, name };
+    try {
+      await this.forgetNative(id);
+      const left = await Creation.undoAfterCrash(definition);
+      await this.store.remove(id);
+      this.options.log?.warn({ ...about, left }, 'a creation that was cut off was taken back');
+    } catch (error) {
+      // The definition stays, so the next start takes it up again.
+      const why = error instanceof Error ? error.message : String(error);
+      this.options.log?.error(about, `a creation that was cut off cannot be taken back: ${why}`);
+    }
+  }
+
   /** Ends with the group open or failed; it does not throw. */
-  private async open(group: Group, phase: DefinitionPhase): Promise<void> {
+  private async open(group: Group): Promise<void> {
     const definition = group.definition;
     if (definition === undefined) return;
+    this.endRetry(group);
     group.state = 'opening';
+    const failure = await this.tryOpen(group, definition);
+    if (failure === undefined) return;
+    this.fail(group, failure);
+    this.retryLater(group, definition, (this.options.retryMs ?? RETRY_MS).first);
+  }
+
+  /** Opens it, or answers why not; then its state is as it was. */
+  private async tryOpen(
+    group: Group,
+    definition: GroupDefinition,
+  ): Promise<EverpointError | undefined> {
     try {
-      await this.openStored(definition, phase);
+      await this.native.openGroup(withoutCreate(definition), { create: false });
       group.definition = withoutCreate(definition);
-      if (phase !== 'live') await this.store.write(group.definition, 'live');
       group.state = 'open';
       group.error = undefined;
       this.log('info', group, 'group opened');
       const status = await this.statusOf(group);
       this.emit({ kind: 'state', group: group.id, state: status.state, reason: status.reason });
+      return undefined;
     } catch (error) {
-      this.fail(group, toEverpointError(error, 'open group'));
+      return toEverpointError(error, 'open group');
     }
   }
 
-  private async openStored(definition: GroupDefinition, phase: DefinitionPhase): Promise<void> {
+  private retryLater(group: Group, definition: GroupDefinition, delayMs: number): void {
+    if (this.closing !== undefined) return;
+    const { most } = this.options.retryMs ?? RETRY_MS;
+    const timer = setTimeout(() => {
+      const again = this.inTurn(group, async () => {
+        // Somebody reopened or deleted it while this waited for its turn.
+        if (group.retry?.timer !== timer || this.closing !== undefined) return;
+        const failure = await this.tryOpen(group, definition);
+        group.retry = undefined;
+        if (failure === undefined) return;
+        // The same fault again is no news.
+        if (failure.message !== group.error?.message) this.fail(group, failure);
+        this.retryLater(group, definition, Math.min(delayMs * 2, most));
+      });
+      again.catch(() => undefined);
+    }, delayMs);
+    timer.unref();
+    group.retry = { timer, delayMs };
+  }
+
+  private endRetry(group: Group): void {
+    clearTimeout(group.retry?.timer);
+    group.retry = undefined;
+  }
+
+  /**
+   * The addon answers BUSY while protection is interrupted; to the port that is CONFLICT: it does not
+   * pass by waiting for a moment. This is the one place where the one becomes the other.
+   */
+  private async protectedOnly<T>(group: Group, run: () => Promise<T>): Promise<T> {
     try {
-      await this.native.openGroup(withoutCreate(definition), { create: false });
+      return await run();
     } catch (error) {
-      // A creation that a crash cut off before the addon had anything of the group.
-      if (phase !== 'creating' || (error as EverpointError).code !== 'NOT_FOUND') throw error;
-      await this.native.openGroup(definition, { create: true });
+      if (!(error instanceof EverpointError) || error.code !== 'BUSY') throw error;
+      const status = await this.native.status(group.id).catch(() => undefined);
+      if (status?.state !== 'gap') throw error;
+      throw new DataPlaneError('CONFLICT', error.message, {
+        operation: error.operation,
+        hint: error.hint ?? 'wait until the gap is healed',
+        retryable: false,
+        cause: error,
+      });
     }
   }
 
@@ -329,6 +413,7 @@ export class InProcessDataPlane implements DataPlanePort {
   }
 
   private async finishDelete(group: Group): Promise<void> {
+    this.endRetry(group);
     try {
       await this.forgetNative(group.id);
       await this.store.remove(group.id);
@@ -368,7 +453,10 @@ export class InProcessDataPlane implements DataPlanePort {
     const definition = group.definition ?? unknownDefinition(group.id);
     if (group.state === 'opening') return failedStatus(definition, OPENING_REASON);
     if (group.state === 'failed') {
-      return failedStatus(definition, group.error ? reasonOf(group.error) : 'not open');
+      const why = group.error ? reasonOf(group.error) : 'not open';
+      const { retry } = group;
+      const again = retry === undefined ? '' : `; tried again every ${retry.delayMs / 1000} s`;
+      return failedStatus(definition, `${why}${again}`);
     }
     try {
       // The definition on disk is the truth; the addon has no use for its last change of name.

@@ -103,6 +103,30 @@ export class LogView {
   }
 }
 
+/**
+ * The first LSN up to `lsn` that is in no segment though no gap explains why. LSNs go on without a
+ * hole from epoch to epoch; only a gap skips some.
+ */
+export function missingLsn(
+  log: Pick<LogSnapshot, 'segments' | 'gaps'>,
+  lsn: number,
+): number | undefined {
+  let next = log.segments[0]?.firstLsn ?? 1;
+  for (const segment of log.segments) {
+    if (next > lsn) return undefined;
+    if (segment.firstLsn > next && !explained(log.gaps, next, segment.firstLsn - 1)) return next;
+    next = Math.max(next, segment.lastLsn + 1);
+  }
+  return next > lsn || explained(log.gaps, next, lsn) ? undefined : next;
+}
+
+/** Whether one gap holds all of these LSNs. */
+function explained(gaps: readonly LogGap[], first: number, last: number): boolean {
+  return gaps.some(
+    (gap) => gap.fromLsn < first && (gap.toLsn === undefined || gap.toLsn >= last),
+  );
+}
+
 /** The root folder of one of a group's devices. */
 export function deviceRoot(group: Group, device: string): string {
   const found = group.definition.devices.find((one) => one.id === device);

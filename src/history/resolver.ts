@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Inject, Injectable } from '@nestjs/common';
+import { EverpointError } from '../common/errors.js';
 import { type Moment, parseMoment } from '../common/moments.js';
 import { formatTime, nowNs } from '../common/time.js';
 import type { Group } from '../groups/stored-group.js';
 import { WorkerPool } from '../workers/pool.js';
-import { type LogGap, type LogSegment, type LogSnapshot, LogView } from './log-view.js';
+import { type LogGap, type LogSegment, type LogSnapshot, LogView, missingLsn } from './log-view.js';
 
 export interface Point {
   lsn: number;
@@ -42,7 +43,8 @@ export class Resolver {
     const moment = parseMoment(at);
     // The clock is read first: what was written before the question was asked is to be found.
     const now = nowNs();
-    const log = await this.logs.snapshot(group, true);
+    let log = await this.logs.snapshot(group, true);
+    if (isMarkerBeyond(log, moment)) log = await this.logs.snapshot(group, true);
     const first = log.segments[0];
     const last = log.segments.at(-1);
     if (first === undefined || last === undefined) {
@@ -69,6 +71,15 @@ export class Resolver {
     }
   }
 
+  /** The LSN that a moment names by itself; nothing for those that the clock decides. */
+  async lsnNamed(group: Group, at: string): Promise<number | undefined> {
+    const moment = parseMoment(at);
+    if (moment.kind === 'lsn') return moment.lsn;
+    if (moment.kind !== 'marker') return undefined;
+    const { state } = await this.logs.snapshot(group, false);
+    return state.markers.get(moment.label)?.lsn;
+  }
+
   /** The time of an entry that a snapshot has. */
   async timeOf(log: LogSnapshot, lsn: number): Promise<bigint> {
     const segment = segmentOf(log, lsn);
@@ -85,7 +96,8 @@ export class Resolver {
     switch (moment.kind) {
       case 'latest':
         throwIfDown(log);
-        return { kind: 'point', lsn: Math.max(log.durableLsn, log.status?.lsn ?? 0) };
+        // In a gap writes have no LSN: that time goes on is what tells that this one is inside.
+        return { kind: 'point', lsn: log.durableLsn, timeNs: now };
       case 'lsn':
         return findLsn(log, moment.lsn);
       case 'marker': {
@@ -112,7 +124,12 @@ export class Resolver {
       return { kind: 'before', reason: `History starts at ${formatTime(from)}.` };
     }
     if (segment === log.segments.at(-1) && timeNs > segment.lastNs) throwIfDown(log);
-    if (timeNs >= segment.lastNs) return { kind: 'point', lsn: segment.lastLsn, timeNs };
+    if (timeNs >= segment.lastNs) {
+      // Of what follows it something may be missing that was written before that time.
+      const next = log.segments[log.segments.indexOf(segment) + 1];
+      if (next !== undefined && timeNs > segment.lastNs) demandWhole(log, next.firstLsn - 1);
+      return { kind: 'point', lsn: segment.lastLsn, timeNs };
+    }
     const { path, sealed, lastLsn } = segment;
     const durableLsn = lastLsn;
     const query = { path, sealed, durableLsn, timeNs, lastLsn };
@@ -121,9 +138,7 @@ export class Resolver {
   }
 
   private async judge(log: LogSnapshot, lsn: number, timeNs?: bigint): Promise<Resolution> {
-    const gap = log.gaps.find(
-      (one) => inGap(one, lsn) || (timeNs !== undefined && duringGap(one, timeNs)),
-    );
+    const gap = await this.gapAround(log, lsn, timeNs);
     if (gap !== undefined) {
       const nearest = {
         before: await this.lastUpTo(log, gap.fromLsn),
@@ -133,20 +148,35 @@ export class Resolver {
       const reason = `In a gap from ${formatTime(gap.fromNs)} ${until}: ${gap.reason}`;
       return unreachable(lsn, null, reason, nearest);
     }
-    if (segmentOf(log, lsn) === undefined) {
-      // Numbers between two epochs belong to nobody: what was there is what the last entry left.
-      const before = await this.lastUpTo(log, lsn);
-      if (before === null)
-        return unreachable(lsn, null, 'Nothing is left of it.', { before, after: null });
-      return { ...before, ...labelAt(log, before.lsn), reachable: true };
-    }
+    // Never the point before instead: whoever names an LSN would get older bytes without a word.
+    if (segmentOf(log, lsn) === undefined) throwIfDown(log);
+    demandWhole(log, lsn);
     const time = formatTime(await this.timeOf(log, lsn));
     return { lsn, time, ...labelAt(log, lsn), reachable: true };
   }
 
+  private async gapAround(
+    log: LogSnapshot,
+    lsn: number,
+    timeNs: bigint | undefined,
+  ): Promise<LogGap | undefined> {
+    const gap = log.gaps.find(
+      (one) => inGap(one, lsn) || (timeNs !== undefined && duringGap(one, timeNs)),
+    );
+    if (gap !== undefined || timeNs === undefined) return gap;
+    // LSNs that were taken and are in no log: their writes came after the last good entry, and
+    // before the gap was noticed.
+    const lost = log.gaps.find(
+      (one) => one.fromLsn === lsn && one.toLsn === undefined && newestLsn(log) > lsn,
+    );
+    if (lost === undefined || segmentOf(log, lsn) === undefined) return undefined;
+    return timeNs > (await this.timeOf(log, lsn)) ? lost : undefined;
+  }
+
   /** The newest reachable point up to an LSN. */
   private async lastUpTo(log: LogSnapshot, lsn: number): Promise<Point | null> {
-    let at = lsn;
+    const missing = missingLsn(log, lsn);
+    let at = missing === undefined ? lsn : Math.min(lsn, missing - 1);
     for (;;) {
       const segment = log.segments.findLast((one) => one.firstLsn <= at);
       if (segment === undefined) return null;
@@ -165,7 +195,9 @@ export class Resolver {
       if (segment === undefined) return null;
       const candidate = Math.max(at, segment.firstLsn);
       const gap = log.gaps.find((one) => inGap(one, candidate));
-      if (gap === undefined) return this.point(log, candidate);
+      if (gap === undefined) {
+        return missingLsn(log, candidate) === undefined ? this.point(log, candidate) : null;
+      }
       if (gap.toLsn === undefined) return null;
       at = gap.toLsn + 1;
     }
@@ -179,9 +211,36 @@ export class Resolver {
 function findLsn(log: LogSnapshot, lsn: number): Found {
   const first = log.segments[0]?.firstLsn ?? 0;
   if (lsn < first) return { kind: 'before', reason: `History starts at LSN ${first}.` };
-  const newest = Math.max(log.durableLsn, log.status?.lsn ?? 0);
-  if (lsn > newest) return { kind: 'after', reason: `The newest LSN is ${newest}.` };
+  const newest = log.durableLsn;
+  const lost = log.gaps.some((gap) => inGap(gap, lsn));
+  if (lsn > newest && !lost) return { kind: 'after', reason: `The newest LSN is ${newest}.` };
   return { kind: 'point', lsn };
+}
+
+/** The marker was made after the data plane had been asked for its segments. */
+function isMarkerBeyond(log: LogSnapshot, moment: Moment): boolean {
+  if (moment.kind !== 'marker' || log.fault !== undefined) return false;
+  return (log.state.markers.get(moment.label)?.lsn ?? 0) > log.durableLsn;
+}
+
+/** Taken, be it durable or not. */
+function newestLsn(log: LogSnapshot): number {
+  return Math.max(log.durableLsn, log.status?.lsn ?? 0);
+}
+
+/** @throws CORRUPTION when an entry up to `lsn` is in no segment and no gap says why */
+function demandWhole(log: LogSnapshot, lsn: number): void {
+  const missing = missingLsn(log, lsn);
+  if (missing === undefined) return;
+  throw new EverpointError(
+    'CORRUPTION',
+    `LSN ${missing} is in no segment of the log, and no recorded gap explains it.`,
+    {
+      operation: 'resolve moment',
+      lsnRange: { first: missing, last: lsn },
+      hint: 'A log segment or its record is missing on the device; points before that LSN are whole.',
+    },
+  );
 }
 
 function segmentOf(log: LogSnapshot, lsn: number): LogSegment | undefined {

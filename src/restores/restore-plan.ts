@@ -3,7 +3,13 @@ import path from 'node:path';
 import { Inject, Injectable } from '@nestjs/common';
 import { EverpointError } from '../common/errors.js';
 import type { Group } from '../groups/stored-group.js';
-import { deviceRoot, type LogSegment, type LogSnapshot, LogView } from '../history/log-view.js';
+import {
+  deviceRoot,
+  type LogGap,
+  type LogSegment,
+  type LogSnapshot,
+  LogView,
+} from '../history/log-view.js';
 import { geometryAfter, type VolumeGeometry } from '../maps/geometry.js';
 import { volumesAt } from '../maps/manifest-records.js';
 import type { RestoreSource } from '../maps/restore.js';
@@ -54,7 +60,7 @@ export class RestorePlanner {
         lastLsn: Math.min(segment.lastLsn, lsn),
       });
     }
-    demandWhole(group, sources, lsn);
+    demandWhole(group, sources, log.gaps, lsn);
     return {
       volumes: await this.volumes(log, tail, mapped, lsn),
       sources,
@@ -91,16 +97,30 @@ export class RestorePlanner {
 
 /**
  * The engine takes what it is given for everything there is: a map or segment that is missing would
- * give older bytes without a word. So the sources must follow each other from the first LSN on.
+ * give older bytes without a word. So the sources must follow each other from the first LSN on, but
+ * for LSNs that a gap skipped whose resync has put into the log what was lost.
  */
-function demandWhole(group: Group, sources: RestoreSource[], lsn: number): void {
+function demandWhole(
+  group: Group,
+  sources: RestoreSource[],
+  gaps: readonly LogGap[],
+  lsn: number,
+): void {
   let next = 1;
-  for (const source of sources) {
-    if (source.firstLsn !== next) break;
-    next = source.lastLsn + 1;
+  for (const { firstLsn, lastLsn } of sources) {
+    const healed = gaps.some(
+      (gap) =>
+        gap.healed && gap.fromLsn < next && gap.toLsn !== undefined && gap.toLsn >= firstLsn - 1,
+    );
+    if (firstLsn < next || (firstLsn > next && !healed)) break;
+    next = lastLsn + 1;
   }
   if (next > lsn) return;
-  throw new EverpointError('CORRUPTION', `History of ${group.name} lacks LSN ${next}.`, {
+  throw lacking(group, next, lsn);
+}
+
+function lacking(group: Group, next: number, lsn: number): EverpointError {
+  return new EverpointError('CORRUPTION', `History of ${group.name} lacks LSN ${next}.`, {
     operation: 'plan restore',
     lsnRange: { first: next, last: lsn },
     hint: 'A log segment or map is missing on the device; points before that LSN are whole.',

@@ -57,6 +57,14 @@ export class RestoreService implements OnModuleInit {
         { ...point },
       );
     }
+    const named = await this.resolver.lsnNamed(group, body.at);
+    if (named !== undefined && named !== lsn) {
+      throw new EverpointError(
+        'CORRUPTION',
+        `${body.at} is LSN ${named}, and LSN ${lsn} was found for it.`,
+        { operation: OPERATION, hint: 'Nothing was written. Ask for its point with resolve.' },
+      );
+    }
     const { volumes } = await this.planner.plan(group, lsn);
     for (const target of targets) volumeOf(volumes, target.volume);
     const params: RestoreParams = { groupId: group.id, lsn, time, targets };

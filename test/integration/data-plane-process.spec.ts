@@ -239,7 +239,7 @@ describe('everpoint-dataplane', () => {
     await client.createGroup(gap);
     await expect(client.syncLog(gap.id)).rejects.toMatchObject({
       code: 'CONFLICT',
-      hint: 'wait for the resync',
+      hint: 'wait until the gap is healed',
     });
     const stuck = sampleGroup(temporary.folder, 'stuck-one');
     await client.createGroup(stuck);

@@ -4,8 +4,9 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { formatTime } from '../../src/common/time.js';
+import { Resolver } from '../../src/history/resolver.js';
 import { ControlPlane, groupBody, temporaryFolder } from '../support/control-plane.js';
 import { FakeDataPlane } from '../support/fake-data-plane.js';
 
@@ -463,6 +464,99 @@ describe('the history of a group', () => {
     db.prepare("delete from job where id = 'jnew'").run();
     db.close();
     plane = await ControlPlane.start(state, dataPlane);
+  });
+
+  it('never takes an older point for a marker or LSN of a tail that cannot be read', async () => {
+    // Broke: with the data plane down, or the group failed, a marker that no map held yet was taken
+    // for "between two epochs", and the restore ended well, with the bytes of the last mapped LSN.
+    // Whoever went back to "before the update" would have lost everything since the map before it.
+    await plane.post(`${url}/seal`);
+    const { lsn: mapped } = (await plane.get(`${url}/resolve?at=latest`)).body;
+    await load(dataPlane, id, random, 30);
+    const made = (await plane.post(`${url}/markers`, { label: 'in the tail' })).body;
+    expect(made.lsn).toBe(mapped + 31);
+    const ask = async (at: string) => ({
+      resolved: await plane.get(`${url}/resolve?at=${encodeURIComponent(at)}`),
+      restore: await plane.post(`${url}/restores`, {
+        at,
+        targets: [{ volume: 'vda', path: path.join(state, 'never.raw') }],
+      }),
+    });
+    const named = ['marker:in the tail', `lsn:${made.lsn}`, `lsn:${mapped + 5}`, made.time];
+    dataPlane.up = false;
+    for (const at of [...named, 'latest']) {
+      const { resolved, restore: refused } = await ask(at);
+      expect([resolved.status, refused.status], `${at}: ${resolved.text}`).toEqual([503, 503]);
+    }
+    dataPlane.up = true;
+    dataPlane.fail(id, 'its primary is away');
+    for (const at of [...named, 'latest']) {
+      const { resolved, restore: refused } = await ask(at);
+      expect([resolved.status, refused.status], `${at}: ${resolved.text}`).toEqual([409, 409]);
+      expect(refused.body.detail).toMatch(/its primary is away/);
+    }
+    expect((await plane.get(`${url}/resolve?at=lsn:${mapped}`)).body).toMatchObject({
+      lsn: mapped,
+      reachable: true,
+    });
+    dataPlane.fail(id, undefined);
+    for (const at of named.slice(0, 3)) {
+      const wanted = at === named[2] ? mapped + 5 : made.lsn;
+      const answer = (await plane.get(`${url}/resolve?at=${encodeURIComponent(at)}`)).body;
+      expect(answer, at).toMatchObject({ lsn: wanted, reachable: true });
+    }
+    expect(existsSync(path.join(state, 'never.raw'))).toBe(false);
+  });
+
+  it('refuses what a lost segment held, and what came after it', async () => {
+    // Broke: a segment that was gone without a gap to say so was stepped over; a point inside it
+    // gave the bytes before it, and one after it the bytes without what it held.
+    const body = groupBody(state, 'holed', ['vda', 'vdb']);
+    const { id: holed } = (await plane.post('/v1/groups', body)).body;
+    await load(dataPlane, holed, random, 20);
+    await plane.post('/v1/groups/holed/seal');
+    await load(dataPlane, holed, random, 20);
+    await plane.post('/v1/groups/holed/markers', { label: 'lost' });
+    await plane.close();
+    await dataPlane.seal(holed);
+    await load(dataPlane, holed, random, 20);
+    await dataPlane.syncLog(holed);
+    dataPlane.loseSegment(holed, 2);
+    plane = await ControlPlane.start(state, dataPlane);
+    const ask = (at: string) =>
+      plane.get(`/v1/groups/holed/resolve?at=${encodeURIComponent(at)}`);
+    expect((await ask('lsn:22')).body).toMatchObject({ lsn: 22, reachable: true });
+    const lostTime = formatTime(dataPlane.timeOf(holed, 40));
+    for (const at of ['marker:lost', 'lsn:30', lostTime, 'lsn:50', 'latest']) {
+      const answer = await ask(at);
+      expect(answer.body, at).toMatchObject({ code: 'CORRUPTION', lsnRange: { first: 23 } });
+      expect(answer.body.hint).toMatch(/points before that LSN are whole/);
+      const refused = await plane.post('/v1/groups/holed/restores', {
+        at,
+        targets: [{ volume: 'vda', path: path.join(state, 'never.raw') }],
+      });
+      expect(refused.body.code, at).toBe('CORRUPTION');
+    }
+    expect((await plane.call('DELETE', '/v1/groups/holed')).status).toBe(204);
+  });
+
+  it('does not restore another LSN than the one that was named', async () => {
+    // The second lock on the same door: whatever the resolver may get wrong, bytes of another LSN
+    // than the named one are never written.
+    const resolver = plane.app.get(Resolver);
+    const point = { lsn: 50, time: formatTime(dataPlane.timeOf(id, 50)), reachable: true };
+    const wrong = vi.spyOn(resolver, 'resolve').mockResolvedValue(point);
+    try {
+      const targets = [{ volume: 'vda', path: path.join(state, 'never.raw') }];
+      for (const at of ['lsn:60', 'marker:in the tail']) {
+        const refused = await plane.post(`${url}/restores`, { at, targets });
+        expect(refused.body, at).toMatchObject({ code: 'CORRUPTION' });
+        expect(refused.body.detail).toMatch(/LSN 50 was found/);
+      }
+    } finally {
+      wrong.mockRestore();
+    }
+    expect(existsSync(path.join(state, 'never.raw'))).toBe(false);
   });
 
   it('offers no point inside a gap', async () => {

@@ -7,6 +7,8 @@
 //   slow-…   opening takes a second
 //   crash-…  a marker ends the process with an error that nobody catches
 //   stuck-…  sync never answers
+//   gap-…    protection is interrupted: markers, sync and seal are refused as the addon does
+//   full-…   sync is BUSY for another reason
 // EVERPOINT_FAKE_ADDON=refuse makes the constructor throw.
 
 const fs = require('node:fs');
@@ -82,6 +84,7 @@ class DataPlane {
 
   async addMarker(id, marker) {
     const group = this.#find(id);
+    this.#refuseInGap(id);
     if (group.definition.name.startsWith('crash-')) {
       setTimeout(() => {
         throw new Error('the fake addon was told to crash');
@@ -97,13 +100,13 @@ class DataPlane {
   async syncLog(id) {
     const group = this.#find(id);
     if (group.definition.name.startsWith('stuck-')) await new Promise(() => undefined);
-    if (group.definition.name.startsWith('gap-')) {
-      throw Object.assign(failure('CONFLICT', 'in a gap'), { hint: 'wait for the resync' });
-    }
+    this.#refuseInGap(id);
+    if (group.definition.name.startsWith('full-')) throw failure('BUSY', 'told to be busy');
     return { durableLsn: group.record.lsn };
   }
 
   async seal(id) {
+    this.#refuseInGap(id);
     return { sealedLsn: this.#find(id).record.lsn };
   }
 
@@ -129,6 +132,12 @@ class DataPlane {
     return group;
   }
 
+  #refuseInGap(id) {
+    const { definition, record } = this.#find(id);
+    if (!definition.name.startsWith('gap-')) return;
+    throw failure('BUSY', `protection is interrupted after LSN ${record.lsn}: told to`);
+  }
+
   #save(group, clean) {
     group.record.clean = clean;
     fs.writeFileSync(group.file, JSON.stringify(group.record));
@@ -146,8 +155,8 @@ class DataPlane {
     return {
       id: definition.id,
       name: definition.name,
-      state: 'protected',
-      reason: '',
+      state: definition.name.startsWith('gap-') ? 'gap' : 'protected',
+      reason: definition.name.startsWith('gap-') ? 'told to' : '',
       definition,
       lsn: record.lsn,
       durableLsn: record.lsn,

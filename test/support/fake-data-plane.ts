@@ -12,6 +12,7 @@ import path from 'node:path';
 import { EverpointError, type ErrorCode } from '../../src/common/errors.js';
 import { nowNs } from '../../src/common/time.js';
 import { DataPlaneUnavailableError } from '../../src/data-plane/errors.js';
+import { failedStatus } from '../../src/data-plane/group-status.js';
 import type {
   DataPlaneEvent,
   DataPlaneInfo,
@@ -57,6 +58,8 @@ interface FakeGroup {
   segments: FakeSegment[];
   gaps: GapInfo[];
   connected: boolean;
+  /** Why the group is not open. */
+  failure: string | undefined;
 }
 
 function fault(code: ErrorCode, message: string, hint?: string): EverpointError {
@@ -97,7 +100,18 @@ export class FakeDataPlane implements DataPlanePort {
     this.find(group).connected = connected;
   }
 
-  /** Protection stops: what is written from now on is lost to history. */
+  /** The group cannot be opened, as with a primary that is away; nothing: it is open again. */
+  fail(group: string, failure: string | undefined): void {
+    this.find(group).failure = failure;
+  }
+
+  /** A segment is gone, file and all, and nobody says so. */
+  loseSegment(group: string, number: number): void {
+    const found = this.find(group);
+    found.segments = found.segments.filter((segment) => segment.number !== number);
+  }
+
+  /** Protection stops: what is written from now on is lost to history, and takes no LSN. */
   openGap(group: string, reason: string): void {
     const found = this.find(group);
     this.publish(found);
@@ -180,6 +194,7 @@ export class FakeDataPlane implements DataPlanePort {
         segments: [],
         gaps: [],
         connected: false,
+        failure: undefined,
       };
       this.groups.set(definition.id, group);
       for (const volume of definition.volumes) this.addGeometry(definition.id, volume);
@@ -211,7 +226,7 @@ export class FakeDataPlane implements DataPlanePort {
 
   addMarker(id: string, marker: MarkerRequest): Promise<MarkerResult> {
     return this.answer(() => {
-      const group = this.find(id);
+      const group = this.findOpen(id);
       refuseInGap(group);
       const { label, keepUntilNs } = marker;
       const forever = keepUntilNs === 'forever';
@@ -231,7 +246,7 @@ export class FakeDataPlane implements DataPlanePort {
 
   syncLog(id: string): Promise<{ durableLsn: number }> {
     return this.answer(() => {
-      const group = this.find(id);
+      const group = this.findOpen(id);
       refuseInGap(group);
       this.publish(group);
       return { durableLsn: group.lsn };
@@ -240,7 +255,7 @@ export class FakeDataPlane implements DataPlanePort {
 
   seal(id: string): Promise<{ sealedLsn: number }> {
     return this.answer(() => {
-      const group = this.find(id);
+      const group = this.findOpen(id);
       refuseInGap(group);
       this.publish(group);
       const active = group.segments.at(-1);
@@ -255,7 +270,7 @@ export class FakeDataPlane implements DataPlanePort {
 
   listSegments(id: string, after: number): Promise<SegmentInfo[]> {
     return this.answer(() => {
-      const group = this.find(id);
+      const group = this.findOpen(id);
       const published = group.segments.filter((one) => one.number > after && one.fileBytes > 0);
       return published.map((segment) => segmentInfo(group, segment));
     });
@@ -288,6 +303,12 @@ export class FakeDataPlane implements DataPlanePort {
     return group;
   }
 
+  private findOpen(id: string): FakeGroup {
+    const group = this.find(id);
+    if (group.failure === undefined) return group;
+    throw fault('BUSY', `group ${group.definition.name} is not open: ${group.failure}`);
+  }
+
   private addGeometry(id: string, volume: GroupDefinition['volumes'][number]): void {
     const payload = encodeGeometryPayload({
       action: GeometryAction.add,
@@ -301,12 +322,12 @@ export class FakeDataPlane implements DataPlanePort {
 
   private add(id: string, content: Omit<EntryContent, 'timeNs'>): number {
     const group = this.find(id);
+    if (group.state === 'gap') return 0;
     const now = nowNs();
     group.lastNs = now > group.lastNs ? now : group.lastNs + 1n;
     group.lsn += 1;
     const entry = { ...content, timeNs: group.lastNs };
     group.entries.push(entry);
-    if (group.state === 'gap') return group.lsn;
     let active = group.segments.at(-1);
     if (active === undefined || active.sealedNs !== undefined) {
       active = {
@@ -361,6 +382,7 @@ export class FakeDataPlane implements DataPlanePort {
 
   private statusOf(group: FakeGroup): GroupStatus {
     const { definition } = group;
+    if (group.failure !== undefined) return failedStatus(definition, group.failure);
     const writes = group.entries.filter((entry) => entry.type === EntryType.write);
     return {
       id: definition.id,
@@ -416,7 +438,9 @@ export class FakeDataPlane implements DataPlanePort {
 
 function refuseInGap(group: FakeGroup): void {
   if (group.state !== 'gap') return;
-  throw fault('CONFLICT', `the group is in a gap: ${group.reason}`, 'wait until it is healed');
+  // As in-process.ts answers what the addon says.
+  const text = `protection is interrupted after LSN ${group.lsn}: ${group.reason}`;
+  throw fault('CONFLICT', text, 'wait until the gap is healed');
 }
 
 function publishedEntries(segment: FakeSegment): EntryContent[] {

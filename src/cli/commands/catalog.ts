@@ -7,10 +7,10 @@ import type { Command } from 'commander';
 
 import { formatBytes } from '../../common/bytes.js';
 import type { Act, Context } from '../context.js';
-import { type DiskOptions, groupBody, qemuText } from '../disks.js';
-import { CliError, EXIT_FAILED, usageError } from '../errors.js';
-import { pairs, table } from '../output.js';
-import { part } from '../rest-client.js';
+import { type DiskOptions, disksWithData, groupBody, qemuText } from '../disks.js';
+import { CliError, EXIT_FAILED, ProblemError, usageError } from '../errors.js';
+import { clean, pairs, table } from '../output.js';
+import { part, type RestClient } from '../rest-client.js';
 import { parseCount } from '../sizes.js';
 import type { Device, Group, Policy } from '../types.js';
 import { deviceTable, groupTable } from './service.js';
@@ -37,7 +37,11 @@ function withDiskOptions(command: Command): Command {
     .option('--name <name>', "the group's name; else the first file's")
     .option('--create', 'make the files, which must not exist')
     .option('--size <size>', 'of each disk, like 10G; needed with --create')
-    .option('--baseline <kind>', 'exact, fuzzy or none; none with --create')
+    .option(
+      '--baseline <kind>',
+      'only none works so far: history starts empty, and what is on the disk already is not in it; ' +
+        'needed without --create',
+    )
     .option('--queues <n>', 'of each disk')
     .option('--block-size <bytes>', '512 or 4096')
     .option('--owner <user:group>', 'of the sockets, for a QEMU that is not root')
@@ -106,7 +110,7 @@ function addPolicyVerbs(policy: Command, act: Act): void {
     .action(
       act(async ({ client, output }, name: string) => {
         const answer = await client.get<Policy>(`/v1/policies/${part(name)}`);
-        output.result(answer, () => policyTable([answer]));
+        output.result(answer, () => describePolicy(answer));
       }),
     );
   policy
@@ -158,15 +162,24 @@ function policyBody(name: string, options: PolicyOptions): object {
 
 function policyTable(policies: Policy[]): string[] {
   return table(
-    ['POLICY', 'KEEP ALL', 'GRID', 'SNAPSHOT EVERY', 'ID'],
-    policies.map((one) => [
-      one.name,
-      one.keepAll,
-      one.grid.map((step) => `${step.every} for ${step.for}`).join(', ') || '-',
-      one.snapshotEvery,
-      one.id,
-    ]),
+    ['POLICY', 'KEEP ALL', 'GRID', 'SNAPSHOT EVERY'],
+    policies.map((one) => [one.name, one.keepAll, gridText(one), one.snapshotEvery]),
   );
+}
+
+function describePolicy(policy: Policy): string[] {
+  return pairs([
+    ['policy', `${policy.name} (${policy.id})`],
+    ['keep all', policy.keepAll],
+    ['grid', gridText(policy)],
+    ['snapshot every', policy.snapshotEvery],
+    ['merge fan-in', policy.mergeFanIn],
+    ['pin limit', policy.pinLimit],
+  ]);
+}
+
+function gridText({ grid }: Policy): string {
+  return grid.map((step) => `${step.every} for ${step.for}`).join(', ') || '-';
 }
 
 interface GroupCreateOptions extends DiskOptions {
@@ -190,11 +203,13 @@ function addGroupVerbs(group: Command, act: Act): void {
       if (file !== undefined && Object.keys(rest).length > 0) {
         throw usageError('--file says everything; no other option goes with it');
       }
-      const body =
-        file === undefined
-          ? groupBody(disk ?? [], rest, context.io.cwd)
-          : await readJson(context, file);
-      await create(context, body);
+      if (file === undefined) {
+        await protect(context, disk ?? [], rest);
+        return;
+      }
+      await create(context, await readJson(context, file)).catch((error: unknown) => {
+        throw error instanceof ProblemError ? error.inFields() : error;
+      });
     }),
   );
   group
@@ -221,7 +236,7 @@ function addGroupVerbs(group: Command, act: Act): void {
     .description('ends protection; the disks stay as they are')
     .argument('<group>', 'name or id')
     .option('--force', 'also while a guest is connected, which loses the disk')
-    .option('--delete-history', 'remove log and maps from the devices too')
+    .option('--delete-history', 'remove log and maps from the devices too; else they are kept')
     .action(act(deleteGroup));
 }
 
@@ -230,11 +245,31 @@ async function deleteGroup(
   name: string,
   options: { force?: boolean; deleteHistory?: boolean },
 ): Promise<void> {
+  const historyKept = options.deleteHistory !== true;
+  // Afterwards nobody knows where it lies.
+  const folders = historyKept ? await historyFolders(client, name) : [];
   await client.delete(`/v1/groups/${part(name)}`, {
     force: options.force === true ? 'true' : undefined,
-    deleteHistory: options.deleteHistory === true ? 'true' : undefined,
+    deleteHistory: historyKept ? undefined : 'true',
   });
-  output.result({ deleted: name }, () => `group ${name} deleted`);
+  output.result({ deleted: name, historyKept, folders }, () =>
+    historyKept
+      ? [
+          `group ${name} deleted; its history was kept`,
+          ...folders.map((folder) => `  ${clean(folder)}`),
+          'remove these folders when it is not needed; group delete --delete-history does both',
+        ]
+      : `group ${name} deleted, its history too`,
+  );
+}
+
+/** Where log and maps of a group lie, one folder on each of its devices. */
+async function historyFolders(client: RestClient, name: string): Promise<string[]> {
+  const group = await client.get<Group>(`/v1/groups/${part(name)}`);
+  const devices = await client.list<Device>('/v1/devices', (one) => one.id);
+  return devices
+    .filter((one) => group.devices.includes(one.name))
+    .map((one) => path.join(one.path, 'groups', group.id));
 }
 
 async function readJson({ io }: Context, file: string): Promise<unknown> {
@@ -249,7 +284,14 @@ async function readJson({ io }: Context, file: string): Promise<unknown> {
 }
 
 async function protect(context: Context, files: string[], options: DiskOptions): Promise<void> {
-  await create(context, groupBody(files, options, context.io.cwd));
+  const { client, io, output } = context;
+  const body = groupBody(files, options, io.cwd);
+  // Before: the service may write to them as soon as it has them.
+  const lacking = client.isLocal ? disksWithData(files, options, io.cwd) : [];
+  await create(context, body);
+  for (const file of lacking) {
+    output.warning(`what is on ${file} now is not in history; restores show zeroes there`);
+  }
 }
 
 async function create({ client, output }: Context, body: unknown): Promise<void> {
@@ -266,13 +308,6 @@ function exportLines(group: Group): string[] {
 }
 
 function describeGroup(group: Group): string[] {
-  const disks = group.volumes.map((volume) => [
-    volume.name,
-    formatBytes(volume.sizeBytes),
-    volume.primary.path,
-    volume.exports.map((one) => one.uri).join(' '),
-    volume.exports.some((one) => one.connected) ? 'yes' : 'no',
-  ]);
   return [
     ...pairs([
       ['group', `${group.name} (${group.id})`],
@@ -280,12 +315,18 @@ function describeGroup(group: Group): string[] {
       ['policy', group.policy],
       ['ack, flush', `${group.ack}, ${group.flush}; ${group.onLogPressure} under log pressure`],
       ['devices', group.devices.join(', ')],
-      ['lsn', `${group.lsn}, durable ${group.durableLsn}, rpo ${group.rpoSeconds} s`],
+      ['lsn', `${group.lsn}, durable ${group.durableLsn}, rpo ${group.rpoSeconds.toFixed(1)} s`],
       ['history from', group.historyFrom],
       ['log', formatBytes(group.logBytes)],
     ]),
-    '',
-    ...table(['VOLUME', 'SIZE', 'PRIMARY', 'EXPORTS', 'CONNECTED'], disks),
+    ...group.volumes.flatMap((volume) => [
+      '',
+      clean(`volume ${volume.name}, ${formatBytes(volume.sizeBytes)}`),
+      clean(`  on ${volume.primary.path}`),
+      ...volume.exports.map((one) =>
+        clean(`  ${one.uri} ${one.connected ? '(connected)' : '(not connected)'}`),
+      ),
+    ]),
     ...exportLines(group),
   ];
 }

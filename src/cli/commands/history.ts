@@ -6,11 +6,21 @@ import type { Command } from 'commander';
 
 import { formatBytes } from '../../common/bytes.js';
 import type { Act, Context } from '../context.js';
-import { usageError } from '../errors.js';
+import {
+  AnsweredError,
+  EXIT_FAILED,
+  EXIT_NOT_FOUND,
+  isMissingMarker,
+  nearestLines,
+  ProblemError,
+  usageError,
+} from '../errors.js';
+import { groupNames } from '../groups.js';
 import { describeProgress, followJob, jobError } from '../jobs.js';
 import { clean, table } from '../output.js';
 import { part } from '../rest-client.js';
-import type { Job, Marker, RecoveryPoint, Resolved } from '../types.js';
+import type { Group, Job, Marker, RecoveryPoint, Resolved } from '../types.js';
+import { inSeconds } from '../wording.js';
 
 /** mark, markers, points, resolve, seal, restore, jobs */
 export function addHistoryVerbs(program: Command, act: Act): void {
@@ -52,7 +62,7 @@ export function addHistoryVerbs(program: Command, act: Act): void {
     .description('writes volumes as they were at a moment to new raw files')
     .argument('<group>')
     .requiredOption('--at <moment>', 'latest, lsn:N, marker:NAME, an RFC 3339 time, or like -5m')
-    .requiredOption('--volume <name>', 'repeat it with --to for several', collect)
+    .option('--volume <name>', 'repeat it with --to for several; may miss if there is one', collect)
     .requiredOption('--to <path>', 'the file, one for each --volume', collect)
     .option('--overwrite', 'replace files that are there')
     .option('--no-wait', 'do not wait for the end of the job')
@@ -126,6 +136,8 @@ async function resolve({ client, output }: Context, group: string, at: string): 
   if (/^--?[a-z]/i.test(at)) throw usageError(`unknown option ${at}`);
   const answer = await client.get<Resolved>(`/v1/groups/${part(group)}/resolve`, { at });
   output.result(answer, () => describeResolved(answer));
+  if (answer.reachable) return;
+  throw new AnsweredError(isMissingMarker(at, answer.lsn) ? EXIT_NOT_FOUND : EXIT_FAILED);
 }
 
 function describeResolved(answer: Resolved): string[] {
@@ -133,11 +145,10 @@ function describeResolved(answer: Resolved): string[] {
   const where =
     answer.lsn === null ? 'no such point' : `lsn:${answer.lsn} ${answer.time ?? ''}${label}`;
   if (answer.reachable) return [`${where}, reachable`];
-  const lines = [`${where}, not reachable: ${clean(answer.reason ?? 'no reason given')}`];
-  const { before, after } = answer.nearest ?? {};
-  if (before) lines.push(`nearest before: lsn:${before.lsn} ${before.time}`);
-  if (after) lines.push(`nearest after:  lsn:${after.lsn} ${after.time}`);
-  return lines;
+  return [
+    `${where}, not reachable: ${clean(answer.reason ?? 'no reason given')}`,
+    ...nearestLines(answer.nearest),
+  ];
 }
 
 async function seal({ client, output }: Context, group: string): Promise<void> {
@@ -152,7 +163,7 @@ async function seal({ client, output }: Context, group: string): Promise<void> {
 
 interface RestoreOptions {
   at: string;
-  volume: string[];
+  volume?: string[];
   to: string[];
   overwrite?: boolean;
   wait: boolean;
@@ -160,19 +171,20 @@ interface RestoreOptions {
 
 async function restore(context: Context, group: string, options: RestoreOptions): Promise<void> {
   const { client, output, io } = context;
-  if (options.volume.length !== options.to.length) {
-    throw usageError('give one --to for each --volume');
-  }
-  const targets = options.volume.map((volume, at) => ({
+  const targets = (await volumesOf(context, group, options)).map((volume, at) => ({
     volume,
     path: path.resolve(io.cwd, options.to[at] ?? ''),
     format: 'raw',
     ...(options.overwrite === true && { overwrite: true }),
   }));
-  const job = await client.post<Job>(`/v1/groups/${part(group)}/restores`, {
-    at: options.at,
-    targets,
-  });
+  const job = await client
+    .post<Job>(`/v1/groups/${part(group)}/restores`, { at: options.at, targets })
+    .catch((error: unknown) => {
+      if (!(error instanceof ProblemError)) throw error;
+      const { status, problem } = error;
+      if (problem.reachable !== false || !isMissingMarker(options.at, problem.lsn)) throw error;
+      throw new ProblemError(status, problem, { exitCode: EXIT_NOT_FOUND });
+    });
   if (!options.wait) {
     output.result(job, () => `job ${job.id} began; everpoint jobs ${job.id} --follow`);
     return;
@@ -181,12 +193,27 @@ async function restore(context: Context, group: string, options: RestoreOptions)
   output.result(done, () => describeRestored(done));
 }
 
+/** What is to be restored; without --volume, the only volume of the group. */
+async function volumesOf(
+  { client }: Context,
+  group: string,
+  { volume, to }: RestoreOptions,
+): Promise<string[]> {
+  if (volume !== undefined) {
+    const twice = volume.find((name, at) => volume.indexOf(name) !== at);
+    if (twice !== undefined) throw usageError(`--volume ${twice} is given twice`);
+    if (volume.length !== to.length) throw usageError('give one --to for each --volume');
+    return volume;
+  }
+  if (to.length > 1) throw usageError('give one --volume for each --to');
+  const { volumes } = await client.get<Group>(`/v1/groups/${part(group)}`);
+  const names = volumes.map(({ name }) => name);
+  if (names.length === 1) return names;
+  throw usageError(`--volume is missing: the group has ${clean(names.join(', '))}`);
+}
+
 function describeRestored(job: Job): string[] {
-  const result = (job.result ?? {}) as {
-    lsn?: number;
-    time?: string;
-    targets?: { path: string; dataBytes?: number; sizeBytes?: number }[];
-  };
+  const result = resultOf(job);
   return [
     `restored as of lsn:${result.lsn ?? '?'} ${result.time ?? ''}`.trimEnd(),
     ...(result.targets ?? []).map(
@@ -204,7 +231,8 @@ async function jobs(
   if (id === undefined) {
     if (options.cancel === true || options.follow === true) throw usageError('say which job');
     const all = await client.list<Job>('/v1/jobs', (job) => job.id);
-    output.result(all, () => jobTable(all));
+    const names = await groupNames(client, output.json);
+    output.result(all, () => jobTable(all, names));
     return;
   }
   const at = `/v1/jobs/${part(id)}`;
@@ -215,15 +243,40 @@ async function jobs(
   }
   const job = await client.get<Job>(at);
   const shown = options.follow === true ? await followJob(client, job, output) : job;
+  const names = await groupNames(client, output.json);
   output.result(shown, () => [
-    ...jobTable([shown]),
+    ...jobTable([shown], names),
     ...(shown.error === undefined ? [] : [clean(jobError(shown).message)]),
+    ...(shown.error?.hint === undefined ? [] : [`hint: ${clean(shown.error.hint)}`]),
   ]);
 }
 
-function jobTable(all: Job[]): string[] {
-  return table(
-    ['JOB', 'KIND', 'STATE', 'PROGRESS', 'BEGAN'],
-    all.map((job) => [job.id, job.kind, job.state, describeProgress(job), job.createdAt]),
+interface RestoreResult {
+  lsn?: number;
+  time?: string;
+  targets?: { path: string; dataBytes?: number; sizeBytes?: number }[];
+}
+
+function resultOf(job: Job): RestoreResult {
+  return (job.result ?? {}) as RestoreResult;
+}
+
+/** One row a job; below it what does not fit there. */
+function jobTable(all: Job[], names: ReadonlyMap<string, string>): string[] {
+  const [header = '', ...rows] = table(
+    ['JOB', 'KIND', 'STATE', 'GROUP', 'LSN', 'BEGAN'],
+    all.map((job) => [
+      job.id,
+      job.kind,
+      job.state,
+      job.group === undefined ? '-' : (names.get(job.group) ?? job.group.slice(0, 8)),
+      resultOf(job).lsn,
+      inSeconds(job.createdAt),
+    ]),
   );
+  const below = (job: Job): string[] => [
+    `  ${describeProgress(job)}`,
+    ...(resultOf(job).targets ?? []).map((target) => `  to ${clean(target.path)}`),
+  ];
+  return [header, ...all.flatMap((job, at) => [rows[at] ?? '', ...below(job)])];
 }

@@ -8,11 +8,15 @@ import type { Command } from 'commander';
 
 import { formatBytes } from '../../common/bytes.js';
 import { tryParseTime } from '../../common/time.js';
+import { isUuid } from '../../common/uuid.js';
 import type { Act, Context } from '../context.js';
 import { CliError, EXIT_FAILED } from '../errors.js';
-import { pairs, table } from '../output.js';
+import { groupNames } from '../groups.js';
+import { describeProgress } from '../jobs.js';
+import { clean, pairs, table } from '../output.js';
 import { parseCount } from '../sizes.js';
-import type { Device, Group, Info } from '../types.js';
+import type { Device, Group, Info, Job } from '../types.js';
+import { formatSeconds } from '../wording.js';
 
 /** status, info, events, config check */
 export function addServiceVerbs(program: Command, act: Act): void {
@@ -49,7 +53,10 @@ async function status({ client, output }: Context): Promise<void> {
   ]);
   output.result({ info: service, devices, groups }, () => [
     ...pairs([
-      ['service', `${service.version}, pid ${service.pid}, up ${service.uptimeSeconds} s`],
+      [
+        'service',
+        `${service.version}, pid ${service.pid}, up ${formatSeconds(service.uptimeSeconds)}`,
+      ],
       ['data plane', describeDataPlane(service)],
     ]),
     '',
@@ -60,22 +67,22 @@ async function status({ client, output }: Context): Promise<void> {
 }
 
 export function deviceTable(devices: Device[]): string[] {
-  return table(
-    ['DEVICE', 'STATE', 'FREE', 'SIZE', 'PATH', ''],
+  const lines = table(
+    ['DEVICE', 'STATE', 'FREE', 'SIZE', 'PATH'],
     devices.map((device) => [
       device.name,
       device.state,
       formatBytes(device.freeBytes),
       formatBytes(device.sizeBytes),
       device.path,
-      device.reason ?? '',
     ]),
   );
+  return [...lines, ...reasons(devices)];
 }
 
 export function groupTable(groups: Group[]): string[] {
-  return table(
-    ['GROUP', 'STATE', 'LSN', 'DURABLE', 'RPO', 'LOG', 'VOLUMES', 'POLICY', ''],
+  const lines = table(
+    ['GROUP', 'STATE', 'LSN', 'DURABLE', 'RPO', 'LOG', 'VOLUMES', 'POLICY'],
     groups.map((group) => [
       group.name,
       group.state,
@@ -85,8 +92,15 @@ export function groupTable(groups: Group[]): string[] {
       formatBytes(group.logBytes),
       group.volumes.map((volume) => volume.name).join(','),
       group.policy,
-      group.reason,
     ]),
+  );
+  return [...lines, ...reasons(groups)];
+}
+
+/** Why one is not as it should be: below the table, where a sentence has room. */
+function reasons(all: { name: string; reason?: string }[]): string[] {
+  return all.flatMap(({ name, reason }) =>
+    reason === undefined || reason === '' ? [] : [clean(`${name}: ${reason}`)],
   );
 }
 
@@ -105,7 +119,7 @@ async function info({ client, output }: Context): Promise<void> {
       ['version', answer.version],
       ['build', parts],
       ['reactors', answer.reactors],
-      ['uptime', `${answer.uptimeSeconds} s`],
+      ['uptime', formatSeconds(answer.uptimeSeconds)],
       ['pid', answer.pid],
       ['data plane', describeDataPlane(answer)],
     ]),
@@ -117,6 +131,8 @@ async function events(context: Context, options: { count?: string }): Promise<vo
   const { client, output } = context;
   const count = options.count === undefined ? Infinity : parseCount(options.count, '--count');
   let seen = 0;
+  // Before the stream: the name of a group that is deleted then is still known.
+  let names = await groupNames(client, output.json);
   for await (const event of client.events('/v1/events')) {
     if (event.type === 'ping') continue;
     let data: unknown;
@@ -125,23 +141,33 @@ async function events(context: Context, options: { count?: string }): Promise<vo
     } catch {
       data = event.data;
     }
-    output.line({ type: event.type, data }, `${event.type.padEnd(10)} ${describeEvent(data)}`);
+    if (!output.json && isUnknown(data, names)) names = await groupNames(client, output.json);
+    const text = `${event.type.padEnd(10)} ${describeEvent(data, names)}`;
+    output.line({ type: event.type, data }, text);
     seen += 1;
     if (seen >= count) return;
   }
   throw new CliError(EXIT_FAILED, 'the service ended the stream of events');
 }
 
-function describeEvent(data: unknown): string {
+/** Its group was made after the names were asked for. */
+function isUnknown(data: unknown, names: ReadonlyMap<string, string>): boolean {
+  const { group } = (data ?? {}) as { group?: unknown };
+  return typeof group === 'string' && isUuid(group) && !names.has(group);
+}
+
+function describeEvent(data: unknown, names: ReadonlyMap<string, string>): string {
   if (typeof data !== 'object' || data === null) return String(data);
-  const show = (value: unknown): string => {
+  const show = (key: string, value: unknown): string => {
+    if (key === 'group') return names.get(String(value)) ?? String(value);
+    if (key === 'progress') return JSON.stringify(describeProgress(data as Job));
     if (typeof value !== 'string') return JSON.stringify(value);
     return tryParseTime(value) === undefined && /[^\w./:-]/.test(value)
       ? JSON.stringify(value)
       : value;
   };
   return Object.entries(data)
-    .map(([key, value]) => `${key}=${show(value)}`)
+    .map(([key, value]) => `${key}=${show(key, value)}`)
     .join(' ');
 }
 
