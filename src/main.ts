@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 import 'reflect-metadata';
 import { rmSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, createServer } from 'node:net';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Logger } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { createApp, takeUpWork } from './app.module.js';
@@ -13,8 +14,10 @@ import type { ListenAddress, Settings } from './config/configuration.js';
 import { ConfigurationError, describeListen, loadSettings } from './config/load.js';
 import { StateFolder, StateFolderBusyError } from './config/state-folder.js';
 import { DataPlaneClient } from './data-plane/client.js';
+import type { DataPlaneLog } from './data-plane/in-process.js';
 import { controlSocket, ensureRunDir } from './data-plane/paths.js';
 import { DataPlaneSupervisor } from './data-plane/supervisor.js';
+import { greeting } from './greeting.js';
 import { packageVersion } from './info/info.service.js';
 import { WorkerPool } from './workers/pool.js';
 
@@ -24,6 +27,20 @@ Runs the control plane, and with it the data plane, until SIGTERM or SIGINT.
 --config        YAML; else /etc/everpoint/everpoint.yaml where it exists. EVERPOINT_… variables win.
 --check-config  says what would be used, and ends
 `;
+
+/** Something else has the address that the service is to listen on. */
+class AddressTakenError extends Error {
+  constructor(address: string, reason: string) {
+    super(
+      `Cannot listen on ${address}: ${reason}. ` +
+        'Another service listens there; choose another address (EVERPOINT_LISTEN).',
+    );
+    this.name = 'AddressTakenError';
+  }
+}
+
+/** How long the end of the service waits to learn which guests are connected. */
+const LAST_LOOK_MS = 1_000;
 
 /** How long the start waits for the data plane; after that it goes on in the background. */
 const DATA_PLANE_WAIT_MS = 10_000;
@@ -75,12 +92,20 @@ class Service {
       process.on(signal, () => void this.end(signal));
     }
     this.starting = this.start();
-    await this.starting;
+    try {
+      await this.starting;
+    } catch (error) {
+      // When it is being ended anyhow, that is who takes everything back.
+      if (!this.ending) await this.takeBack();
+      throw error;
+    }
   }
 
   private async start(): Promise<void> {
     const { settings, client, pool } = this;
     ensureRunDir(settings.runDir);
+    // Before anything is started that would have to be taken back.
+    await refuseTaken(settings.listen);
     pool.start();
     this.app = await createApp({ settings, port: client, pool });
     await this.reachDataPlane();
@@ -101,17 +126,7 @@ class Service {
       state: settings.state,
       client,
       reactors: settings.reactors,
-      log: {
-        info: (fields, text) => {
-          logger.log(`${text} ${JSON.stringify(fields)}`);
-        },
-        warn: (fields, text) => {
-          logger.warn(`${text} ${JSON.stringify(fields)}`);
-        },
-        error: (fields, text) => {
-          logger.error(`${text} ${JSON.stringify(fields)}`);
-        },
-      },
+      log: fieldsLog(logger),
     });
     if (!(await this.supervisor.start(DATA_PLANE_WAIT_MS))) {
       logger.warn('the data plane does not answer yet; groups show it, and it is tried again');
@@ -125,18 +140,38 @@ class Service {
       settings.listen.kind === 'tcp' && typeof address === 'object' && address?.port !== undefined
         ? { ...settings.listen, port: address.port }
         : settings.listen;
-    const token = path.join(settings.state, ADMIN_TOKEN_FILE);
-    const url = describeListen(listen);
     process.stdout.write(
-      [
-        `Everpoint ${packageVersion()} is ready.`,
-        `  REST    ${url}  (documentation: ${listen.kind === 'tcp' ? `${url}/docs` : '/docs'})`,
-        `  token   ${token}`,
-        `  state   ${settings.state}`,
-        `  next    everpoint status   or   everpoint protect FILE`,
-        '',
-      ].join('\n'),
+      greeting({
+        version: packageVersion(),
+        url: describeListen(listen),
+        docs: listen.kind === 'tcp' ? `${describeListen(listen)}/docs` : '/docs',
+        token: path.join(settings.state, ADMIN_TOKEN_FILE),
+        state: settings.state,
+        cwd: process.cwd(),
+      }),
     );
+  }
+
+  /** A start that failed leaves no process behind that it has made; a data plane that it found stays. */
+  private async takeBack(): Promise<void> {
+    const { supervisor } = this;
+    const ours = supervisor !== undefined && !supervisor.status().adopted;
+    await (ours ? supervisor.stop() : supervisor?.detach());
+  }
+
+  /** Guests are not told of the end; their disks stand still until somebody serves them again. */
+  private async sayWhoWaits(logger: Logger): Promise<void> {
+    if (this.supervisor === undefined || !this.client.up) return;
+    const groups = await Promise.race([
+      this.client.listGroups().catch(() => []),
+      sleep(LAST_LOOK_MS, [], { ref: false }),
+    ]);
+    const disks = groups
+      .flatMap((group) => group.volumes)
+      .filter((volume) => volume.exports.some((one) => one.connected)).length;
+    if (disks === 0) return;
+    const what = disks === 1 ? '1 disk of a guest is' : `${disks} disks of guests are`;
+    logger.warn({ disks, msg: `${what} connected: their I/O waits until the service is back` });
   }
 
   /** The data plane first, so that guests' disks are closed cleanly while everything else is there. */
@@ -156,6 +191,7 @@ class Service {
     };
     // An end in the middle of a start waits for its current step, not for listening.
     await this.starting?.catch(() => undefined);
+    await this.sayWhoWaits(logger);
     await step('data plane', () => this.supervisor?.stop());
     await step('application', () => this.app?.close());
     await step('link', () => this.client.close());
@@ -170,11 +206,40 @@ async function listen(app: NestFastifyApplication, address: ListenAddress): Prom
     await app.listen({ host: address.host, port: address.port });
     return;
   }
-  if (await answers(address.path)) {
-    throw new Error(`another service listens on ${address.path}`);
-  }
   rmSync(address.path, { force: true });
   await app.listen({ path: address.path });
+}
+
+/** @throws AddressTakenError */
+async function refuseTaken(address: ListenAddress): Promise<void> {
+  const where = describeListen(address);
+  if (address.kind === 'unix') {
+    if (await answers(address.path)) throw new AddressTakenError(where, 'it answers');
+    return;
+  }
+  const probe = createServer();
+  await new Promise<void>((resolve, reject) => {
+    probe.once('error', (error: NodeJS.ErrnoException) => {
+      reject(error.code === 'EADDRINUSE' ? new AddressTakenError(where, error.message) : error);
+    });
+    probe.listen({ host: address.host, port: address.port }, resolve);
+  });
+  await new Promise((resolve) => probe.close(resolve));
+}
+
+/** Fields as fields of the log line; below a name of their own, as a line has a `pid` already. */
+function fieldsLog(logger: Logger): DataPlaneLog {
+  return {
+    info: (dataPlane, msg) => {
+      logger.log({ dataPlane, msg });
+    },
+    warn: (dataPlane, msg) => {
+      logger.warn({ dataPlane, msg });
+    },
+    error: (dataPlane, msg) => {
+      logger.error({ dataPlane, msg });
+    },
+  };
 }
 
 /** Whether somebody accepts connections there; a socket that a crash left does not count. */
@@ -201,17 +266,12 @@ main().then(
     if (code !== undefined) process.exitCode = code;
   },
   (error: unknown) => {
-    const known = error instanceof ConfigurationError || error instanceof StateFolderBusyError;
-    process.stderr.write(`${known ? error.message : startFault(error)}\n`);
-    // The data plane goes on if it was started: guests may be using it already.
+    const known =
+      error instanceof ConfigurationError ||
+      error instanceof StateFolderBusyError ||
+      error instanceof AddressTakenError;
+    const { message, stack } = error as Error;
+    process.stderr.write(`${known ? message : (stack ?? String(error))}\n`);
     process.exit(1);
   },
 );
-
-function startFault(error: unknown): string {
-  const { code, message, stack } = error as NodeJS.ErrnoException;
-  if (code === 'EADDRINUSE') {
-    return `${message}. Another service listens there; choose another address (EVERPOINT_LISTEN).`;
-  }
-  return stack ?? String(error);
-}

@@ -15,6 +15,7 @@ import { shellQuote, table } from './output.js';
 import { runCli } from './program.js';
 import { parseSize } from './sizes.js';
 import type { Group, Job } from './types.js';
+import { formatSeconds } from './wording.js';
 
 interface Seen {
   method: string;
@@ -208,7 +209,7 @@ describe('everpoint', () => {
     expect(await run(['group', 'show', 'x'])).toEqual({
       code: 3,
       out: '',
-      err: 'everpoint: Not Found: There is no group "x".\n',
+      err: 'everpoint: There is no group "x".\n',
     });
     const down = await run(['group', 'list', '--url', 'http://127.0.0.1:1']);
     expect(down).toMatchObject({ code: 4, out: '' });
@@ -240,10 +241,39 @@ describe('everpoint', () => {
     [['policy', 'create', 'p', '--keep-all', '1h', '--grid', '1h']],
     [['jobs', '--cancel']],
     [['--url', 'ftp://x', 'info']],
+    [['--url', 'banana', 'info']],
+    [['help', 'nonsense']],
+    [['help', 'group', 'nonsense']],
+    [['group', 'help', 'nonsense']],
+    [['protect', 'a.raw']],
+    [['group', 'create', '--disk', 'a.raw']],
+    [['restore', 'a', '--at', 'latest', '--to', 'b', '--to', 'c']],
+    [
+      [
+        'restore',
+        'a',
+        '--at',
+        'latest',
+        '--volume',
+        'v',
+        '--to',
+        'b',
+        '--volume',
+        'v',
+        '--to',
+        'c',
+      ],
+    ],
   ])('calls %j wrong usage, and asks nobody', async (args) => {
     const { code, out, err } = await run(args);
     expect({ code, out }).toEqual({ code: 2, out: '' });
     expect(err).not.toBe('');
+    const json = await run([...args, '--json']);
+    expect(json).toMatchObject({ code: 2, out: '' });
+    const shown = JSON.parse(json.err) as { message: string };
+    expect(shown).toMatchObject({ exitCode: 2 });
+    expect(shown.message).toMatch(/^(?!error)./);
+    expect(json.err.trimEnd()).not.toContain('\n');
     expect(service.seen).toEqual([]);
   });
 
@@ -260,9 +290,9 @@ describe('everpoint', () => {
       code: 1,
       out: '',
       err: [
-        'everpoint: Conflict: lsn:9 lies in a gap',
-        '  nearest point before: lsn:8 (T8)',
-        '  nearest point after:  lsn:12 (T12)',
+        'everpoint: lsn:9 lies in a gap',
+        '  nearest before: lsn:8 T8',
+        '  nearest after:  lsn:12 T12',
         'hint: take one of the nearest',
         '',
       ].join('\n'),
@@ -272,7 +302,212 @@ describe('everpoint', () => {
     expect(JSON.parse(json.err)).toMatchObject({ ...body, exitCode: 1 });
     service.on('GET /v1/info', { title: 'Unauthorized' }, 401);
     const token = { EVERPOINT_STATE: path.join(folder, 'none') };
-    expect((await run(['info'], token)).err).toContain('there is no token in');
+    const unsigned = await run(['info'], token);
+    expect(unsigned.err.split('\n').slice(0, 2)).toEqual([
+      'everpoint: not signed in: no token',
+      `  there is no ${folder}/none/admin.token`,
+    ]);
+    expect(unsigned.err).toMatch(/^hint: --state FOLDER/m);
+    expect((await run(['info'])).err).toMatch(/^everpoint: not signed in: .* knows no such token/);
+  });
+
+  it('says what a moment lacks, and ends as it is', async () => {
+    const before = { lsn: 8, time: '2026-03-01T12:00:00.123456789Z' };
+    const gap = { lsn: 9, time: null, reachable: false, reason: 'In a gap.' };
+    service.on('GET /v1/groups/g/resolve', { ...gap, nearest: { before, after: null } });
+    expect(await run(['resolve', 'g', 'lsn:9'])).toEqual({
+      code: 1,
+      out: 'lsn:9, not reachable: In a gap.\nnearest before: lsn:8 2026-03-01T12:00:00Z\n',
+      err: '',
+    });
+    const machine = await run(['resolve', 'g', 'lsn:9', '--json']);
+    expect(machine).toMatchObject({ code: 1, err: '' });
+    expect(JSON.parse(machine.out)).toMatchObject({ nearest: { before } });
+    // A marker that is there may lie in a gap.
+    expect((await run(['resolve', 'g', 'marker:m'])).code).toBe(1);
+
+    const missing = {
+      lsn: null,
+      time: null,
+      reachable: false,
+      reason: 'There is no marker "m".',
+      nearest: { before: null, after: null },
+    };
+    service.on('GET /v1/groups/g/resolve', missing);
+    expect((await run(['resolve', 'g', 'marker:m'])).code).toBe(3);
+    expect((await run(['resolve', 'g', '-5m'])).code).toBe(1);
+    const detail = 'marker:m is not reachable: There is no marker "m".';
+    const hint = 'Take one of the points in "nearest".';
+    service.on('POST /v1/groups/g/restores', { ...missing, title: 'Conflict', detail, hint }, 409);
+    const restore = ['restore', 'g', '--volume', 'vda', '--to', 'o', '--at'];
+    expect(await run([...restore, 'marker:m'])).toEqual({
+      code: 3,
+      out: '',
+      err: `everpoint: ${detail}\n`,
+    });
+    expect((await run([...restore, 'lsn:9'])).code).toBe(1);
+    const near = { ...gap, nearest: { before, after: before } };
+    service.on('POST /v1/groups/g/restores', { ...near, detail: 'lsn:9: no', hint }, 409);
+    expect((await run([...restore, 'marker:m'])).code).toBe(1);
+    expect((await run([...restore, 'lsn:9'])).err.split('\n').slice(1)).toEqual([
+      '  nearest before: lsn:8 2026-03-01T12:00:00Z',
+      '  nearest after:  lsn:8 2026-03-01T12:00:00Z',
+      'hint: Take one of the points above.',
+      '',
+    ]);
+  });
+
+  it.each([
+    ['label', 'label must have 1 to 255 bytes', 'label must have 1 to 255 bytes'],
+    ['volumes.0.primary.path', '/x is not under a root', '/x is not under a root'],
+    [
+      'volumes.1.primary.path',
+      '/x does not exist; "create": true makes a file',
+      '/x does not exist; --create with --size makes it',
+    ],
+    ['targets.0.path', 'path must be absolute', 'path of target 1 must be absolute'],
+    [
+      'volumes.0.primary.sizeBytes',
+      'is needed with "create"',
+      'size of disk 1 is needed with --create',
+    ],
+    [
+      'volumes.0.baseline',
+      '"exact" needs a copy; set "baseline": "none" (for an empty disk)',
+      'baseline of disk 1: "exact" needs a copy; use --baseline none (for an empty disk)',
+    ],
+    ['devices.1', 'is given twice', 'device 2 is given twice'],
+  ])('says what is wrong with %s in words of its own: %s', async (field, message, words) => {
+    const problem = { title: 'Bad Request', detail: `${field}: ${message}` };
+    service.on('POST /v1/groups', { ...problem, errors: [{ field, message }] }, 400);
+    const args = ['protect', 'a.raw', '--baseline', 'none'];
+    expect(await run(args)).toEqual({ code: 2, out: '', err: `everpoint: ${words}\n` });
+    // Who wrote the body knows its fields.
+    const file = await run(['group', 'create', '--file', '-'], {}, '{}');
+    expect(file).toEqual({ code: 2, out: '', err: `everpoint: ${field}: ${message}\n` });
+  });
+
+  it('has the options in hints', async () => {
+    const hint = 'Choose another path, or set "overwrite": true.';
+    service.on(
+      'POST /v1/groups/g/restores',
+      { title: 'Conflict', detail: '/o exists.', hint },
+      409,
+    );
+    const args = ['restore', 'g', '--at', 'latest', '--volume', 'vda', '--to', 'o'];
+    expect((await run(args)).err).toBe(
+      'everpoint: /o exists.\nhint: Choose another path, or use --overwrite.\n',
+    );
+  });
+
+  it('finds the state folder where it works, then where it lies', async () => {
+    const home = path.join(folder, 'home');
+    fs.mkdirSync(path.join(home, 'var'), { recursive: true });
+    service.on('GET /v1/policies', []);
+    const places = { EVERPOINT_HOME: home, EVERPOINT_STATE: '' };
+    service.on('GET /v1/info', {}, 401);
+    const none = await run(['info'], places);
+    expect(none.err).toContain(`there is no ${folder}/var/admin.token\n`);
+    expect(none.err).toContain(`there is no ${home}/var/admin.token\n`);
+    fs.writeFileSync(path.join(home, 'var', 'admin.token'), 'of-home');
+    await run(['policy', 'list'], places);
+    fs.mkdirSync(path.join(folder, 'var'));
+    fs.writeFileSync(path.join(folder, 'var', 'admin.token'), 'of-here');
+    await run(['policy', 'list'], places);
+    await run(['policy', 'list'], { EVERPOINT_HOME: home });
+    expect(service.seen.slice(1).map((seen) => seen.authorization)).toEqual([
+      'Bearer of-home',
+      'Bearer of-here',
+      'Bearer secret-token',
+    ]);
+    const file = await run(['--token-file', 'gone', 'policy', 'list']);
+    expect(file.code).toBe(1);
+    expect(file.err).toMatch(
+      /^everpoint: there is no token file \/.*\/gone\nhint: --token-file names/,
+    );
+  });
+
+  it('shows the page of any command', async () => {
+    for (const args of [
+      ['help', 'group', 'create'],
+      ['group', 'help', 'create'],
+    ]) {
+      const { code, out, err } = await run(args);
+      expect({ code, err }).toEqual({ code: 0, err: '' });
+      expect(out).toMatch(/^Usage: everpoint group create/);
+    }
+    expect((await run(['help'])).out).toMatch(/^Usage: everpoint \[/);
+    expect((await run(['help', 'nonsense'])).err).toBe("everpoint: unknown command 'nonsense'\n");
+  });
+
+  it('warns of what history will lack', async () => {
+    service.on('POST /v1/groups', GROUP, 201);
+    fs.writeFileSync(path.join(folder, 'full.raw'), Buffer.alloc(65_536, 1));
+    fs.writeFileSync(path.join(folder, 'empty.raw'), '');
+    fs.truncateSync(path.join(folder, 'empty.raw'), 65_536);
+    const said = await run(['protect', 'full.raw', 'empty.raw', '--baseline', 'none']);
+    expect(said.code).toBe(0);
+    expect(said.err).toBe(
+      `warning: what is on ${folder}/full.raw now is not in history; restores show zeroes there\n`,
+    );
+    const json = await run(['protect', 'full.raw', '--baseline', 'none', '--json']);
+    expect(JSON.parse(json.err)).toHaveProperty('warning');
+    expect((await run(['protect', 'empty.raw', '--baseline', 'none'])).err).toBe('');
+    const missing = await run(['protect', 'full.raw']);
+    expect(missing.err).toMatch(
+      /--baseline is missing\nhint: add --baseline none \(history starts/,
+    );
+  });
+
+  it('restores the only volume without its name', async () => {
+    service.on('POST /v1/groups/g/restores', JOB, 202);
+    service.on('GET /v1/groups/g', { ...GROUP, volumes: GROUP.volumes.slice(0, 1) });
+    const args = ['restore', 'g', '--at', 'latest', '--to', 'o', '--no-wait'];
+    expect((await run(args)).code).toBe(0);
+    expect(service.seen[1]?.body).toMatchObject({ targets: [{ volume: 'vda' }] });
+    service.on('GET /v1/groups/g', GROUP);
+    const { code, err } = await run(args);
+    expect({ code, err }).toEqual({
+      code: 2,
+      err: 'everpoint: --volume is missing: the group has vda, vdb\n',
+    });
+  });
+
+  it('fits 80 columns, in seconds, with names for ids', async () => {
+    const since = '2026-03-01T12:00:00.123456789Z';
+    service.on('GET /v1/groups/web-1', { ...GROUP, historyFrom: since });
+    const group = (await run(['group', 'show', 'web-1'])).out.split('\n');
+    expect(group).toContain('  unix:/run/vda.sock (not connected)');
+    expect(group.find((line) => line.startsWith('lsn'))).toMatch(/rpo 0\.3 s$/);
+    expect(group.find((line) => line.startsWith('history from'))).toMatch(/12:00:00Z$/);
+    const result = { lsn: 9, time: since, targets: [{ path: '/images/out.raw' }] };
+    service.on('GET /v1/groups', [GROUP]);
+    service.on('GET /v1/jobs', [{ ...JOB, state: 'done', group: GROUP.id, result }]);
+    const jobs = (await run(['jobs'])).out.split('\n');
+    expect(jobs[1]).toMatch(/^job-1 +restore +done +web-1 +9 +2026-03-01T12:00:00Z$/);
+    expect(jobs[3]).toBe('  to /images/out.raw');
+    for (const line of [...group, ...jobs]) expect(line.length).toBeLessThanOrEqual(80);
+    service.onRaw('GET /v1/events', (stream) => {
+      stream.setHeader('Content-Type', 'text/event-stream');
+      stream.write(`event: gap\ndata: {"group":"${GROUP.id}","from":"${since}"}\n\n`);
+    });
+    expect((await run(['events', '--count', '1'])).out).toBe(
+      'gap        group=web-1 from=2026-03-01T12:00:00Z\n',
+    );
+    expect((await run(['events', '--count', '1', '--json'])).out).toContain(GROUP.id);
+  });
+
+  it('says what became of the history of a deleted group', async () => {
+    service.on('GET /v1/groups/web-1', GROUP);
+    service.on('GET /v1/devices', [{ id: 'd', name: 'default', path: '/logs' }]);
+    service.on('DELETE /v1/groups/web-1', undefined, 204);
+    const kept = await run(['group', 'delete', 'web-1']);
+    expect(kept.out).toContain('its history was kept\n');
+    expect(kept.out).toContain(`  /logs/groups/${GROUP.id}\n`);
+    expect(kept.out).toContain('--delete-history');
+    const gone = await run(['group', 'delete', 'web-1', '--delete-history']);
+    expect(gone.out).toBe('group web-1 deleted, its history too\n');
+    expect(service.seen.at(-1)?.url).toBe('/v1/groups/web-1?deleteHistory=true');
   });
 
   it('protects new files, and says how QEMU takes them', async () => {
@@ -323,7 +558,9 @@ describe('everpoint', () => {
     ]);
     const gone = { lsn: null, time: null, reachable: false, reason: 'in the future' };
     service.on('GET /v1/groups/g/resolve', gone);
-    expect((await run(['resolve', 'g', 'lsn:99'])).out).toContain('not reachable: in the future');
+    const unreachable = await run(['resolve', 'g', 'lsn:99']);
+    expect(unreachable).toMatchObject({ code: 1, err: '' });
+    expect(unreachable.out).toContain('not reachable: in the future');
   });
 
   it('follows a restore to its end, over a service that is away for a moment', async () => {
@@ -484,7 +721,14 @@ describe('parts', () => {
     }
   });
 
+  it('say how long', () => {
+    expect([0, 0.9, 59, 60, 549, 3600, 3661, 90_061].map(formatSeconds)).toEqual([
+      ...['0s', '0s', '59s', '1m', '9m 9s', '1h', '1h 1m', '1d 1h'],
+    ]);
+  });
+
   it('parse addresses', () => {
+    expect(parseAddress(':8320')).toMatchObject({ host: '127.0.0.1', port: 8320 });
     expect(parseAddress('127.0.0.1:8320')).toMatchObject({ kind: 'http', port: 8320 });
     expect(parseAddress('http://[::1]:80/base/')).toEqual({
       kind: 'http',
@@ -500,12 +744,13 @@ describe('parts', () => {
 
   it('name disks, group bodies and quoted words', () => {
     expect([0, 25, 26, 51, 52].map(diskName)).toEqual(['vda', 'vdz', 'vdaa', 'vdaz', 'vdba']);
-    expect(groupBody(['/dev/sdb'], {}, '/')).toEqual({
+    expect(groupBody(['/dev/sdb'], { baseline: 'none' }, '/')).toEqual({
       name: 'sdb',
       volumes: [
         {
           name: 'vda',
           primary: { kind: 'device', path: '/dev/sdb' },
+          baseline: 'none',
           exports: [{ kind: 'vhost-user-blk', queues: 1 }],
         },
       ],

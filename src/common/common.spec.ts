@@ -16,6 +16,7 @@ import {
   isTemporary,
   publishFileSync,
   temporaryPath,
+  temporaryPrefix,
   writeFileAtomic,
 } from './files.js';
 import { parseMoment } from './moments.js';
@@ -148,6 +149,16 @@ describe('files', () => {
       const temporary = temporaryPath(file);
       expect(isTemporary(temporary)).toBe(true);
       expect(isTemporary(file)).toBe(false);
+      // Broke: of a name that the file system takes, a temporary one was made that it does not.
+      const long = ['a'.repeat(230), `${'a'.repeat(251)}.raw`, 'ü'.repeat(127)];
+      const names = long.map((name) => path.basename(temporaryPath(path.join(root, name))));
+      for (const [index, name] of names.entries()) {
+        expect(Buffer.byteLength(name)).toBeLessThanOrEqual(255);
+        expect(isTemporary(name)).toBe(true);
+        fs.writeFileSync(path.join(root, name), '');
+        expect(long.filter((one) => name.startsWith(temporaryPrefix(one)))).toEqual([long[index]]);
+        fs.rmSync(path.join(root, name));
+      }
       fs.writeFileSync(temporary, 'new');
       expect(() => publishFileSync(temporary, file, false)).toThrow(EverpointError);
       expect(fs.readFileSync(file, 'utf8')).toBe('two three');

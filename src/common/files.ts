@@ -4,6 +4,7 @@ import * as fs from 'node:fs';
 import * as fsp from 'node:fs/promises';
 import * as path from 'node:path';
 
+import { crc32 } from './crc.js';
 import { errnoOf, EverpointError, toEverpointError } from './errors.js';
 
 /**
@@ -13,13 +14,28 @@ import { errnoOf, EverpointError, toEverpointError } from './errors.js';
 
 let temporaryCount = 0;
 
+/** So much of the target's name, in bytes, still leaves room for the rest within 255. */
+const TEMPORARY_STEM_BYTES_MAX = 200;
+
 /** A name beside `target` for what is not finished yet; a crash leaves it, `isTemporary` finds it. */
 export function temporaryPath(target: string): string {
   temporaryCount += 1;
-  return path.join(
-    path.dirname(target),
-    `.${path.basename(target)}.${process.pid}-${Date.now().toString(36)}-${temporaryCount}.tmp`,
-  );
+  const tail = `${process.pid}-${Date.now().toString(36)}-${temporaryCount}.tmp`;
+  return path.join(path.dirname(target), `${temporaryPrefix(target)}${tail}`);
+}
+
+/** How the name of every temporary file of `target` begins. */
+export function temporaryPrefix(target: string): string {
+  const name = path.basename(target);
+  if (Buffer.byteLength(name) <= TEMPORARY_STEM_BYTES_MAX) return `.${name}.`;
+  // Targets that begin alike must not take each other's files for their own.
+  const sum = crc32(name).toString(16).padStart(8, '0');
+  let stem = '';
+  for (const char of name) {
+    if (Buffer.byteLength(stem + char) > TEMPORARY_STEM_BYTES_MAX - sum.length - 1) break;
+    stem += char;
+  }
+  return `.${stem}~${sum}.`;
 }
 
 /** Whether the name is one that `temporaryPath` makes. */

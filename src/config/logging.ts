@@ -27,6 +27,7 @@ interface LogLine {
   req?: { method?: string; url?: string };
   res?: { statusCode?: number };
   responseTime?: number;
+  dataPlane?: Record<string, unknown>;
 }
 
 /** How the service logs. Neither headers nor bodies are logged, so no token and no label either. */
@@ -90,5 +91,8 @@ function textOf(line: string): string {
       : ` ${req.method ?? ''} ${req.url ?? ''} ${res?.statusCode ?? ''} ${Math.round(parsed.responseTime ?? 0)} ms`;
   const fault = parsed.err === undefined ? '' : `\n${parsed.err.stack ?? parsed.err.message ?? ''}`;
   const message = parsed.msg === undefined ? '' : ` ${parsed.msg}`;
-  return `${time} ${level}${context}${request === '' ? message : request}${fault}`;
+  const fields = Object.entries(parsed.dataPlane ?? {}).map(
+    ([name, value]) => ` ${name}=${JSON.stringify(value)}`,
+  );
+  return `${time} ${level}${context}${request === '' ? message : request}${fields.join('')}${fault}`;
 }

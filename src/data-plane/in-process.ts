@@ -338,7 +338,7 @@ export class InProcessDataPlane implements DataPlanePort {
     const failure = await this.tryOpen(group, definition);
     if (failure === undefined) return;
     this.fail(group, failure);
-    this.retryLater(group, definition, (this.options.retryMs ?? RETRY_MS).first);
+    this.retryLater(group, (this.options.retryMs ?? RETRY_MS).first);
   }
 
   /** Opens it, or answers why not; then its state is as it was. */
@@ -360,19 +360,21 @@ export class InProcessDataPlane implements DataPlanePort {
     }
   }
 
-  private retryLater(group: Group, definition: GroupDefinition, delayMs: number): void {
+  private retryLater(group: Group, delayMs: number): void {
     if (this.closing !== undefined) return;
     const { most } = this.options.retryMs ?? RETRY_MS;
     const timer = setTimeout(() => {
       const again = this.inTurn(group, async () => {
         // Somebody reopened or deleted it while this waited for its turn.
         if (group.retry?.timer !== timer || this.closing !== undefined) return;
-        const failure = await this.tryOpen(group, definition);
+        // It may have been changed since the last try.
+        const { definition } = group;
+        const failure = definition && (await this.tryOpen(group, definition));
         group.retry = undefined;
         if (failure === undefined) return;
         // The same fault again is no news.
         if (failure.message !== group.error?.message) this.fail(group, failure);
-        this.retryLater(group, definition, Math.min(delayMs * 2, most));
+        this.retryLater(group, Math.min(delayMs * 2, most));
       });
       again.catch(() => undefined);
     }, delayMs);

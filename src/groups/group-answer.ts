@@ -135,7 +135,10 @@ export class GroupAnswer {
   @ApiProperty({ enum: GROUP_STATES })
   state!: string;
 
-  @ApiProperty({ description: 'Why it is in that state; empty while protected.' })
+  @ApiProperty({
+    description:
+      'Why it is in that state, and what else is wrong with it; empty while protected and well.',
+  })
   reason!: string;
 
   @ApiProperty({ description: 'The last LSN that was taken.' })

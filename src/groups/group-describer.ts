@@ -22,12 +22,19 @@ export type LiveStatus = { status: GroupStatus } | { fault: string };
 /** Writes the answers about groups. */
 @Injectable()
 export class GroupDescriber {
+  private readonly troubles: ((groupId: string) => string | undefined)[] = [];
+
   constructor(
     @Inject(DATA_PLANE) private readonly port: DataPlanePort,
     @Inject(HistoryRepository) private readonly history: HistoryRepository,
     @Inject(PolicyRepository) private readonly policies: PolicyRepository,
     @Inject(DeviceRepository) private readonly devices: DeviceRepository,
   ) {}
+
+  /** Names somebody who knows of troubles that the data plane does not: its answers are shown. */
+  addTroubles(source: (groupId: string) => string | undefined): void {
+    this.troubles.push(source);
+  }
 
   async describe(group: Group): Promise<GroupAnswer> {
     const live = await this.live(group.id);
@@ -45,7 +52,12 @@ export class GroupDescriber {
       logBuffer: { ...logBuffer },
       devices: await this.deviceNames(group),
       state: status?.state ?? 'failed',
-      reason: 'fault' in live ? live.fault : live.status.reason,
+      reason: [
+        'fault' in live ? live.fault : live.status.reason,
+        ...this.troubles.map((source) => source(group.id) ?? ''),
+      ]
+        .filter((text) => text !== '')
+        .join('; '),
       lsn: status?.lsn ?? 0,
       durableLsn: status?.durableLsn ?? 0,
       rpoSeconds: status?.rpoSeconds ?? 0,

@@ -99,8 +99,10 @@ export class GroupRecovery implements OnModuleDestroy {
   private async adoptFromDataPlane(): Promise<void> {
     const served = await this.port.listGroups().catch((error: unknown) => {
       this.logger.warn(`the data plane's groups are not known yet: ${text(error)}`);
-      return [];
+      return undefined;
     });
+    if (served === undefined) return;
+    await this.dropUnfinished(new Set(served.map(({ id }) => id)));
     for (const { id, name, definition } of served) {
       if ((await this.groups.find(id)) !== undefined) continue;
       try {
@@ -120,6 +122,39 @@ export class GroupRecovery implements OnModuleDestroy {
         this.logger.error(`the group ${name} of the data plane is unknown here: ${text(error)}`);
       }
     }
+  }
+
+  /**
+   * Creations that were cut off before the data plane had the group, or that it has taken back: what
+   * is left of them on the devices goes. Nobody was told that such a group is there.
+   */
+  private async dropUnfinished(served: ReadonlySet<string>): Promise<void> {
+    for (const device of await this.devices.list()) {
+      for (const id of await this.groupsOnOrNone(device.path)) {
+        if (served.has(id) || (await this.groups.find(id)) !== undefined) continue;
+        try {
+          const state = await Manifest.read(manifestPath(groupFolder(device.path, id)), id);
+          const known = state.group && manifestDefinition(state.group);
+          // Whatever has history worth a record was more than a creation.
+          const empty = state.segments.size === 0 && state.markers.size === 0;
+          if (known?.phase !== 'creating' || !empty) continue;
+          await this.manifests.removeHistory(known.definition);
+          this.logger.warn(
+            `the creation of ${known.definition.name} was cut off; it is taken back`,
+          );
+        } catch (error) {
+          if (errnoOf(error) === 'NOT_FOUND') continue;
+          this.logger.error(`${groupFolder(device.path, id)} cannot be looked at: ${text(error)}`);
+        }
+      }
+    }
+  }
+
+  private async groupsOnOrNone(device: string): Promise<string[]> {
+    return groupsOn(device).catch((error: unknown) => {
+      this.logger.warn(`the device ${device} cannot be looked at: ${text(error)}`);
+      return [];
+    });
   }
 
   /** The policy that a manifest names, stored again where it is gone. */

@@ -2,7 +2,7 @@
 import { rm } from 'node:fs/promises';
 import { Inject, Injectable, type OnApplicationShutdown } from '@nestjs/common';
 import { HistoryRepository } from '../catalog/history.repository.js';
-import { EverpointError } from '../common/errors.js';
+import { errnoOf, EverpointError } from '../common/errors.js';
 import { syncFolder } from '../common/files.js';
 import { Manifest, manifestPath, type ManifestRecord } from '../maps/manifest.js';
 import type { ManifestState } from '../maps/manifest-records.js';
@@ -78,7 +78,17 @@ export class ManifestStore implements OnApplicationShutdown {
   }
 
   private async openFile(definition: StoredGroup): Promise<Manifest> {
-    const manifest = await Manifest.open(fileOf(definition), definition.id);
+    const file = fileOf(definition);
+    const manifest = await Manifest.open(file, definition.id).catch((error: unknown) => {
+      // Of a group that is there, a manifest that is not is damage, not a wrong question.
+      if (errnoOf(error) !== 'NOT_FOUND') throw error;
+      throw new EverpointError('CORRUPTION', `the manifest ${file} is missing`, {
+        operation: 'open manifest',
+        file,
+        cause: error,
+        hint: 'mount the device if it is not; else put the file back from a copy of the device',
+      });
+    });
     // A crash may have come between a commit and its catalog rows, or the catalog may be new.
     await this.history.replace(definition.id, manifest.state);
     return manifest;

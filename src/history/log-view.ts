@@ -122,9 +122,7 @@ export function missingLsn(
 
 /** Whether one gap holds all of these LSNs. */
 function explained(gaps: readonly LogGap[], first: number, last: number): boolean {
-  return gaps.some(
-    (gap) => gap.fromLsn < first && (gap.toLsn === undefined || gap.toLsn >= last),
-  );
+  return gaps.some((gap) => gap.fromLsn < first && (gap.toLsn === undefined || gap.toLsn >= last));
 }
 
 /** The root folder of one of a group's devices. */

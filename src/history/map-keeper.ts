@@ -8,6 +8,7 @@ import { formatTime } from '../common/time.js';
 import type { DataPlanePort, GapInfo } from '../data-plane/port.js';
 import { DATA_PLANE } from '../events/data-plane-events.js';
 import { EventBus } from '../events/event-bus.js';
+import { GroupDescriber } from '../groups/group-describer.js';
 import { GroupService } from '../groups/group.service.js';
 import { ManifestStore } from '../groups/manifest-store.js';
 import { Serial } from '../groups/serial.js';
@@ -72,7 +73,14 @@ export class MapKeeper implements BeforeApplicationShutdown {
     @Inject(DATA_PLANE) private readonly port: DataPlanePort,
     @Inject(EventBus) private readonly bus: EventBus,
     @Inject(MetricsService) metrics: MetricsService,
+    @Inject(GroupDescriber) describer: GroupDescriber,
   ) {
+    describer.addTroubles((groupId) => {
+      const error = this.troubleOf(groupId);
+      return error === undefined || passesByItself(error)
+        ? undefined
+        : `no maps are made: ${error.message}`;
+    });
     const lag = metrics.gauge('group_map_lag_lsns', 'LSNs that are sealed and not mapped', [
       'group',
     ]);
@@ -177,7 +185,7 @@ export class MapKeeper implements BeforeApplicationShutdown {
     if (before?.error.message === error.message) return;
     const text = `maps of the group ${groupId} wait: ${error.message}`;
     // What passes by itself, like a data plane that starts, is no news.
-    if (error instanceof EverpointError && error.retryable) this.logger.debug(text);
+    if (passesByItself(error)) this.logger.debug(text);
     else this.logger.warn(text);
   }
 
@@ -273,6 +281,10 @@ export class MapKeeper implements BeforeApplicationShutdown {
       set(group.name, Math.max(0, status.sealedLsn - mapped));
     }
   }
+}
+
+function passesByItself(error: Error): boolean {
+  return error instanceof EverpointError && error.retryable;
 }
 
 function segmentRecord(segment: LogSegment, summary: SegmentSummary): SegmentRecord {

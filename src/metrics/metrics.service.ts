@@ -16,7 +16,7 @@ export class MetricsService {
   private readonly collectors: Collector[] = [];
 
   constructor() {
-    collectDefaultMetrics({ register: this.registry, prefix: 'everpoint_process_' });
+    collectDefaultMetrics({ register: this.registry, prefix: 'everpoint_' });
   }
 
   /** A figure that goes up and down; `everpoint_` is put before the name. */

@@ -4,7 +4,12 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable } from '@nestjs/common';
 import { errnoOf, EverpointError } from '../common/errors.js';
-import { isTemporary, publishFileSync, removeFileDurable } from '../common/files.js';
+import {
+  isTemporary,
+  publishFileSync,
+  removeFileDurable,
+  temporaryPrefix,
+} from '../common/files.js';
 import { GroupService } from '../groups/group.service.js';
 import { PathGuard } from '../groups/path-guard.js';
 import type { Group } from '../groups/stored-group.js';
@@ -180,7 +185,7 @@ async function removeTemporaries(target: string): Promise<void> {
     throw error;
   });
   for (const name of names) {
-    if (!isTemporary(name) || !name.startsWith(`.${path.basename(target)}.`)) continue;
+    if (!isTemporary(name) || !name.startsWith(temporaryPrefix(target))) continue;
     await removeFileDurable(path.join(folder, name));
   }
 }

@@ -2,7 +2,7 @@
 
 /** What worker threads do. Each task is a pure function of its input and the files that it names. */
 
-import type { SerializedError } from '../common/errors.js';
+import { errnoOf, type SerializedError } from '../common/errors.js';
 import {
   buildLevelZeroMap,
   mergeMaps,
@@ -12,6 +12,7 @@ import {
   type MergeMapsRequest,
   type SegmentSummary,
 } from '../maps/build.js';
+import { MapsError } from '../maps/errors.js';
 import type { MapHeader } from '../maps/map-format.js';
 import {
   restoreVolume,
@@ -20,7 +21,7 @@ import {
   type RestoreResult,
 } from '../maps/restore.js';
 import { EntryType } from '../maps/segment/format.js';
-import { SegmentFile, type SegmentLabel } from '../maps/segment/reader.js';
+import { type OpenSegmentOptions, SegmentFile, type SegmentLabel } from '../maps/segment/reader.js';
 
 export interface SegmentQuery {
   readonly path: string;
@@ -98,11 +99,26 @@ export const TASKS: TaskTable = {
 
 function withSegment<T>(query: SegmentQuery, use: (file: SegmentFile) => T): T {
   const durable = query.durableLsn === undefined ? {} : { durableLsn: query.durableLsn };
-  const file = SegmentFile.open(query.path, { expectSealed: query.sealed, ...durable });
+  const file = openKnown(query.path, { expectSealed: query.sealed, ...durable });
   try {
     return use(file);
   } finally {
     file.close();
+  }
+}
+
+/** Who asks knows of the segment: that it is not there is damage, not a wrong question. */
+function openKnown(file: string, options: OpenSegmentOptions): SegmentFile {
+  try {
+    return SegmentFile.open(file, options);
+  } catch (error) {
+    if (errnoOf(error) !== 'NOT_FOUND') throw error;
+    throw new MapsError('CORRUPTION', `the log segment ${file} is missing`, {
+      operation: 'read segment',
+      file,
+      cause: error,
+      hint: 'mount the device if it is not; else put the file back from a copy of the device',
+    });
   }
 }
 

@@ -101,12 +101,46 @@ describe('everpoint, against the service', () => {
     expect((await cli('group', 'show', 'none')).code).toBe(3);
     expect((await cli('restore', 'none')).code).toBe(2);
     const wrong = await cli('protect', '/proc/version', '--name', 'outside', '--baseline', 'none');
-    expect(wrong).toMatchObject({ code: 1, out: '' });
+    expect(wrong).toMatchObject({ code: 2, out: '' });
+    expect(wrong.err).toMatch(/^everpoint: \/proc\/version is not under a configured root/);
+    const disk = path.join(state, 'plain.raw');
+    fs.writeFileSync(disk, Buffer.alloc(1024 * 1024, 7));
+    const to = ['--to', path.join(state, 'never.raw')];
+    const refusals: [number, RegExp, string[]][] = [
+      [2, /^everpoint: not a moment: "foo"\nhint: /, ['resolve', 'web-1', 'foo']],
+      [2, /^everpoint: keep must be a duration/, ['mark', 'web-1', 'x', '--keep', 'banana']],
+      [2, /^everpoint: label must have 1 to/, ['mark', 'web-1', '']],
+      [
+        2,
+        /^everpoint: name must be 1 to/,
+        ['protect', disk, '--baseline', 'none', '--name', 'we b'],
+      ],
+      [2, /use --baseline none/, ['protect', disk, '--baseline', 'exact']],
+      [2, /^everpoint: --baseline is missing/, ['protect', disk]],
+      [3, /There is no marker "no"/, ['restore', 'web-1', '--at', 'marker:no', ...to]],
+      [1, /nearest before: lsn:\d+ /, ['restore', 'web-1', '--at', 'lsn:999999999', ...to]],
+      [
+        3,
+        /There is no volume "vdz"/,
+        ['restore', 'web-1', '--at', 'latest', '--volume', 'vdz', ...to],
+      ],
+    ];
+    for (const [code, says, args] of refusals) {
+      const refusal = await cli(...args);
+      expect({ args, ...refusal }).toMatchObject({ args, code, out: '' });
+      expect(refusal.err).toMatch(says);
+      expect(refusal.err).not.toMatch(/Bad Request|Conflict|volumes\.|targets\.|": /);
+    }
+    const missing = await cli('resolve', 'web-1', 'marker:no');
+    expect(missing).toMatchObject({ code: 3, err: '' });
+    const future = await cli('resolve', 'web-1', 'lsn:999999999');
+    expect(future).toMatchObject({ code: 1, err: '' });
+    expect(future.out).toMatch(/not reachable: .*\nnearest before: lsn:\d+ /);
     const token = path.join(temporary.folder, 'token');
     fs.writeFileSync(token, 'of-somebody-else');
     const refused = await cli('--token-file', token, 'status');
     expect(refused).toMatchObject({ code: 1, out: '' });
-    expect(refused.err).toMatch(/^everpoint: Unauthorized/);
+    expect(refused.err).toMatch(/^everpoint: not signed in: /);
   });
 
   it('manages devices and policies', async () => {
@@ -136,7 +170,12 @@ describe('everpoint, against the service', () => {
     clearInterval(beat);
     expect(code).toBe(0);
     expect(JSON.parse(out)).toHaveProperty('type');
-    expect((await cli('group', 'delete', 'web-1')).code).toBe(0);
+    const { id } = await json<{ id: string }>('group', 'show', 'web-1');
+    const deleted = await cli('group', 'delete', 'web-1');
+    expect(deleted.code).toBe(0);
+    const kept = /^ {2}(\/.*)$/m.exec(deleted.out)?.[1] ?? '';
+    expect(path.basename(kept)).toBe(id);
+    expect(fs.readdirSync(kept)).not.toEqual([]);
     expect(await json('group', 'list')).toEqual([]);
   });
 

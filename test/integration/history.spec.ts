@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /* eslint-disable @typescript-eslint/no-explicit-any, @typescript-eslint/no-unsafe-argument, @typescript-eslint/no-unsafe-call, @typescript-eslint/no-unsafe-return
    -- answers over HTTP are JSON of any shape: whether it is the right one is what is tested here. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -132,6 +140,33 @@ describe('the history of a group', () => {
     expect((await plane.post('/v1/groups', groupBody(state, 'web-2'))).status).toBe(201);
     expect((await plane.call('DELETE', '/v1/groups/web-2?deleteHistory=true')).status).toBe(204);
     expect(readdirSync(path.join(state, 'secondary/groups'))).toEqual([id]);
+  });
+
+  it('lets a creation disappear in which the data plane died', async () => {
+    // Broke: the manifest of such a group stayed on the device for good, and, with a data plane that
+    // opened what it had of it, came back as a group that nobody had been told of.
+    const groups = path.join(state, 'secondary/groups');
+    dataPlane.onNextCreation = () => {
+      dataPlane.setUp(false);
+    };
+    expect((await plane.post('/v1/groups', groupBody(state, 'cut'))).status).toBe(503);
+    // The data plane may have the group; so long its manifest stays.
+    expect(readdirSync(groups)).toHaveLength(2);
+    dataPlane.setUp(true);
+    await eventually(() => readdirSync(groups)).toEqual([id]);
+    expect((await plane.get('/v1/groups')).body).toHaveLength(1);
+    expect((await plane.post('/v1/groups', groupBody(state, 'cut'))).status).toBe(201);
+    expect((await plane.call('DELETE', '/v1/groups/cut?deleteHistory=true')).status).toBe(204);
+    // The same, and the control plane ends too before it can look.
+    dataPlane.onNextCreation = () => {
+      dataPlane.setUp(false);
+    };
+    expect((await plane.post('/v1/groups', groupBody(state, 'cut-2'))).status).toBe(503);
+    await plane.close();
+    dataPlane.setUp(true);
+    plane = await ControlPlane.start(state, dataPlane);
+    expect(readdirSync(groups)).toEqual([id]);
+    expect((await plane.get('/v1/groups')).body).toHaveLength(1);
   });
 
   it('names moments, and refuses a label twice', async () => {
@@ -523,8 +558,7 @@ describe('the history of a group', () => {
     await dataPlane.syncLog(holed);
     dataPlane.loseSegment(holed, 2);
     plane = await ControlPlane.start(state, dataPlane);
-    const ask = (at: string) =>
-      plane.get(`/v1/groups/holed/resolve?at=${encodeURIComponent(at)}`);
+    const ask = (at: string) => plane.get(`/v1/groups/holed/resolve?at=${encodeURIComponent(at)}`);
     expect((await ask('lsn:22')).body).toMatchObject({ lsn: 22, reachable: true });
     const lostTime = formatTime(dataPlane.timeOf(holed, 40));
     for (const at of ['marker:lost', 'lsn:30', lostTime, 'lsn:50', 'latest']) {
@@ -595,6 +629,26 @@ describe('the history of a group', () => {
     });
     expect(asked.status).toBe(409);
     expect(asked.body.nearest.before.lsn).toBe(lsn);
+    // Broke with the real addon: every moment in a gap was answered 409 "busy", the points before it
+    // too: the way back was shut in the very moment in which it is asked for.
+    const inside = formatTime(dataPlane.timeOf(id, lsn) + 1n);
+    for (const at of [inside, `lsn:${lsn + 1}`, '-0s']) {
+      const resolved = await plane.get(`${url}/resolve?at=${encodeURIComponent(at)}`);
+      expect(resolved.status, resolved.text).toBe(200);
+      expect(resolved.body, at).toMatchObject({ reachable: false, nearest: { before: { lsn } } });
+      const targets = [{ volume: 'vda', path: path.join(state, 'gap.raw') }];
+      const refused = await plane.post(`${url}/restores`, { at, targets });
+      expect(refused.status, at).toBe(409);
+      const { time: _a, ...fields } = resolved.body;
+      if (at !== '-0s') expect(refused.body).toMatchObject(fields);
+      expect(refused.body.nearest.before.lsn).toBe(lsn);
+    }
+    for (const at of [`lsn:${lsn}`, formatTime(dataPlane.timeOf(id, lsn)), 'marker:in the tail']) {
+      const wanted = (await plane.get(`${url}/resolve?at=${encodeURIComponent(at)}`)).body;
+      expect(wanted, at).toMatchObject({ reachable: true });
+      const { files } = await restore(at, `before-the-gap-${wanted.lsn}-${at.length}`);
+      expect(files[0]?.equals(dataPlane.model(id, 0, wanted.lsn)), at).toBe(true);
+    }
     await eventually(() => tablesOf(state)['gap']?.length).toBe(1);
     // Asked for while the data plane is down: what is mapped is known, what is not needs it.
     dataPlane.up = false;
@@ -614,7 +668,82 @@ describe('the history of a group', () => {
     expect(text).toMatch(/everpoint_group_map_lag_lsns\{group="web-1"\} 0/);
     expect(text).toMatch(/everpoint_dataplane_up 1/);
     expect(text).toMatch(/everpoint_jobs\{state="done"\} \d+/);
+    // Broke: everpoint_process_process_cpu_…, which no dashboard would look for.
+    expect(text).toMatch(/^everpoint_process_cpu_seconds_total /m);
+    expect(text).toMatch(/^everpoint_nodejs_eventloop_lag_seconds /m);
+    expect(text).not.toMatch(/process_process/);
     expect(text).not.toContain(plane.token);
+  });
+});
+
+describe('damage', () => {
+  it('is named in the answers, with the file and what to do', async () => {
+    // Broke: a group whose manifest was damaged went on as "protected" with an empty reason, no map
+    // was made any more, and a restore ended in an HTTP 500 or a 404 without a hint.
+    const { folder, remove } = temporaryFolder();
+    const state = path.join(folder, 'var');
+    const dataPlane = new FakeDataPlane();
+    let plane = await ControlPlane.start(state, dataPlane);
+    try {
+      const { id } = (await plane.post('/v1/groups', groupBody(state, 'web-1'))).body;
+      for (let i = 0; i < 3; i += 1) dataPlane.write(id, 0, i, Buffer.alloc(512, i));
+      await plane.post('/v1/groups/web-1/seal');
+      const ask = (name: string) =>
+        plane.post('/v1/groups/web-1/restores', {
+          at: 'lsn:3',
+          targets: [{ volume: 'vda', path: path.join(state, name) }],
+        });
+      const segments = (await plane.get('/v1/groups/web-1/segments')).body;
+      const home = path.join(state, 'secondary/groups', id);
+      const segment = path.join(home, segments[0].file);
+      const manifest = path.join(home, 'manifest');
+
+      // Names as long as a file system takes them; two that begin alike are told apart.
+      for (const name of [`${'a'.repeat(251)}.raw`, 'ü'.repeat(115)]) {
+        const asked = await ask(name);
+        expect(asked.status, asked.text).toBe(202);
+        const job = await plane.jobEnd(asked.body.id);
+        expect(job.state, JSON.stringify(job)).toBe('done');
+        expect(existsSync(path.join(state, name))).toBe(true);
+      }
+      expect(readdirSync(state).filter((name) => name.endsWith('.tmp'))).toEqual([]);
+
+      renameSync(segment, `${segment}.away`);
+      const holed = await ask('new.raw');
+      expect(holed.body, holed.text).toMatchObject({ code: 'CORRUPTION', file: segment });
+      expect(holed.body.detail).toMatch(/is missing/);
+      expect(holed.body.hint).toMatch(/mount the device/);
+      renameSync(`${segment}.away`, segment);
+
+      const good = readFileSync(manifest);
+      const flipped = Buffer.from(good);
+      flipped[40] = (flipped[40] ?? 0) ^ 0xff;
+      for (const [bytes, text] of [
+        [flipped, /is damaged at offset/],
+        [undefined, /manifest is missing/],
+      ] as const) {
+        await plane.close();
+        if (bytes === undefined) rmSync(manifest);
+        else writeFileSync(manifest, bytes);
+        plane = await ControlPlane.start(state, dataPlane);
+        const refused = await ask('new.raw');
+        expect(refused.body, refused.text).toMatchObject({ code: 'CORRUPTION', file: manifest });
+        expect(refused.body.detail).toMatch(text);
+        expect(refused.body.hint).toMatch(/copy/);
+        await eventually(async () => (await plane.get('/v1/groups/web-1')).body.reason).toMatch(
+          text,
+        );
+        expect((await plane.get('/v1/groups/web-1')).body.state).toBe('protected');
+      }
+      await plane.close();
+      writeFileSync(manifest, good);
+      plane = await ControlPlane.start(state, dataPlane);
+      expect((await ask('new.raw')).status).toBe(202);
+      await eventually(async () => (await plane.get('/v1/groups/web-1')).body.reason).toBe('');
+    } finally {
+      await plane.close();
+      remove();
+    }
   });
 });
 

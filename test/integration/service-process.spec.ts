@@ -2,9 +2,12 @@
 
 // The built service with the built data plane, as `npm start` runs them.
 
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import path from 'node:path';
+import { promisify } from 'node:util';
+import Database from 'better-sqlite3';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { packageNode, packageRoot, pidFile } from '../../src/data-plane/paths.js';
 import { groupBody, temporaryFolder } from '../support/control-plane.js';
@@ -176,6 +179,67 @@ it('refuses to start twice on a state folder, and says so', async () => {
   expect((await call(first, 'GET', '/readyz')).status).toBe(200);
   first.child.kill('SIGTERM');
   expect(await first.ended).toBe(0);
+});
+
+it('leaves no data plane behind when its address is taken, and says so once', async () => {
+  // Broke: the start failed on the busy port after it had started a data plane, which then went on
+  // alone: it held the disks, and the next service on another state folder could not have them.
+  const squatter = createServer();
+  await new Promise<void>((resolve) => squatter.listen(0, '127.0.0.1', resolve));
+  const { port } = squatter.address() as AddressInfo;
+  try {
+    const service = launch({ EVERPOINT_LISTEN: `127.0.0.1:${port}` });
+    expect(await service.ended).toBe(1);
+    expect(service.output().match(/EADDRINUSE/g)).toHaveLength(1);
+    expect(service.output()).toContain(`127.0.0.1:${port}`);
+    expect(service.output()).toMatch(/EVERPOINT_LISTEN/);
+    expect(service.output()).not.toMatch(/ {4}at /);
+    expect(dataPlanePid()).toBeUndefined();
+  } finally {
+    squatter.close();
+  }
+});
+
+it('ends the data plane that it had started when its start fails later', async () => {
+  // A catalog that names a job of a newer program stops the start when the data plane runs already.
+  const first = await start();
+  first.child.kill('SIGTERM');
+  expect(await first.ended).toBe(0);
+  const db = new Database(path.join(state, 'catalog.sqlite'));
+  db.prepare(
+    `insert into job (id, kind, state, params, progress, created_ns, updated_ns)
+     values ('jnew', 'of-a-newer-version', 'queued', '{}', '{}', '1', '1')`,
+  ).run();
+  db.close();
+  const second = launch();
+  expect(await second.ended).toBe(1);
+  expect(second.output()).toMatch(/the data plane is started pid=/);
+  expect(second.output()).toMatch(/of-a-newer-version/);
+  expect(dataPlanePid()).toBeUndefined();
+});
+
+it('greets with a command that works, and says at its end who is connected', async () => {
+  // Broke: the command of the greeting named a program that is in no PATH, and lacked what it needs;
+  // and the end of the service froze guests without a word in the log.
+  const service = await start();
+  const command = /next {4}(.+)\n/.exec(service.output())?.[1] ?? '';
+  expect(command).toMatch(/^deploy\/bin\/everpoint .*protect --create --size 10G --baseline none/);
+  const { stdout } = await promisify(execFile)('/bin/sh', ['-c', command], { cwd: packageRoot() });
+  expect(stdout).toContain('vhost-user-blk-pci');
+  expect(statSync(path.join(state, 'web-1.raw')).size).toBe(10 * 2 ** 30);
+  const { body } = await call(service, 'GET', '/v1/groups/web-1');
+  const group = body as { volumes: { exports: { path: string }[] }[] };
+  const guest = connect(group.volumes[0]?.exports[0]?.path ?? '');
+  guest.on('error', () => undefined);
+  await eventually(async () =>
+    JSON.stringify((await call(service, 'GET', '/v1/groups/web-1')).body),
+  ).toMatch(/"connected":true/);
+  service.child.kill('SIGTERM');
+  expect(await service.ended).toBe(0);
+  guest.destroy();
+  expect(
+    service.output().match(/1 disk of a guest is connected: .* until the service is back/g),
+  ).toHaveLength(1);
 });
 
 it('says what is wrong with its configuration', async () => {

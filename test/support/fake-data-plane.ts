@@ -71,6 +71,8 @@ export class FakeDataPlane implements DataPlanePort {
   up = true;
   /** Thrown by the next createGroup. */
   failNextCreation: EverpointError | undefined;
+  /** Called in the middle of the next createGroup: to die there. */
+  onNextCreation: (() => void) | undefined;
   readonly groups = new Map<string, FakeGroup>();
   private readonly listeners = new Set<(event: DataPlaneEvent) => void>();
 
@@ -175,6 +177,12 @@ export class FakeDataPlane implements DataPlanePort {
       const failure = this.failNextCreation;
       this.failNextCreation = undefined;
       if (failure !== undefined) throw failure;
+      const halfWay = this.onNextCreation;
+      this.onNextCreation = undefined;
+      if (halfWay !== undefined) {
+        halfWay();
+        throw new DataPlaneUnavailableError('fake', 'the data plane went away');
+      }
       const definition = structuredClone(request);
       for (const volume of definition.volumes) {
         const { primary } = volume;

@@ -62,7 +62,11 @@ export function addHistoryVerbs(program: Command, act: Act): void {
     .description('writes volumes as they were at a moment to new raw files')
     .argument('<group>')
     .requiredOption('--at <moment>', 'latest, lsn:N, marker:NAME, an RFC 3339 time, or like -5m')
-    .option('--volume <name>', 'repeat it with --to for several; may miss if there is one', collect)
+    .option(
+      '--volume <name>',
+      'repeat it with --to for several; not needed when the group has one',
+      collect,
+    )
     .requiredOption('--to <path>', 'the file, one for each --volume', collect)
     .option('--overwrite', 'replace files that are there')
     .option('--no-wait', 'do not wait for the end of the job')
@@ -142,8 +146,8 @@ async function resolve({ client, output }: Context, group: string, at: string): 
 
 function describeResolved(answer: Resolved): string[] {
   const label = answer.label === undefined ? '' : ` marker:${clean(answer.label)}`;
-  const where =
-    answer.lsn === null ? 'no such point' : `lsn:${answer.lsn} ${answer.time ?? ''}${label}`;
+  const time = answer.time === null ? '' : ` ${answer.time}`;
+  const where = answer.lsn === null ? 'no such point' : `lsn:${answer.lsn}${time}${label}`;
   if (answer.reachable) return [`${where}, reachable`];
   return [
     `${where}, not reachable: ${clean(answer.reason ?? 'no reason given')}`,
@@ -258,7 +262,7 @@ interface RestoreResult {
 }
 
 function resultOf(job: Job): RestoreResult {
-  return (job.result ?? {}) as RestoreResult;
+  return job.result ?? {};
 }
 
 /** One row a job; below it what does not fit there. */

@@ -59,6 +59,7 @@ function problemOfOurs(error: EverpointError): Problem & Record<string, unknown>
   if (error.hint !== undefined) body.hint = error.hint;
   if (error.retryable || unavailable) body.retryable = true;
   if (error.lsnRange !== undefined) body['lsnRange'] = error.lsnRange;
+  if (error.code === 'CORRUPTION' && error.file !== undefined) body['file'] = error.file;
   return error instanceof ProblemError ? { ...error.members, ...body } : body;
 }
 
