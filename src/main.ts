@@ -17,7 +17,7 @@ import { DataPlaneClient } from './data-plane/client.js';
 import type { DataPlaneLog } from './data-plane/in-process.js';
 import { controlSocket, ensureRunDir } from './data-plane/paths.js';
 import { DataPlaneSupervisor } from './data-plane/supervisor.js';
-import { greeting } from './greeting.js';
+import { greeting } from './info/greeting.js';
 import { packageVersion } from './info/info.service.js';
 import { WorkerPool } from './workers/pool.js';
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import path from 'node:path';
-import { packageRoot } from './data-plane/paths.js';
+import { packageRoot } from '../data-plane/paths.js';
 
 /** Where the command looks for the service when nothing else is said. */
 const DEFAULT_URL = 'http://127.0.0.1:8320';

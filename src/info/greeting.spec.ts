@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import path from 'node:path';
 import { expect, it } from 'vitest';
-import { packageRoot } from './data-plane/paths.js';
+import { packageRoot } from '../data-plane/paths.js';
 import { greeting } from './greeting.js';
 
 const root = path.resolve(packageRoot());
