@@ -52,6 +52,7 @@ class Opening {
     } else {
       EP_TRY(recover_unclean());
     }
+    if (record_.in_gap && hole_ && !keep_as_is_) set_aside_behind_hole();
     if (const Status sealed = seal_unsealed(); !sealed && !record_.in_gap) {
       if (in_.create) return sealed;
       open_gap("its log cannot be written: " + sealed.message());
@@ -226,6 +227,17 @@ class Opening {
       segments_.erase(segments_.begin() + static_cast<ptrdiff_t>(i));
     }
     return Status::ok();
+  }
+
+  /// The same in a gap, where nothing has those entries: a batch counts only when every batch
+  /// before it does, so they are not part of the log. The bytes stay, under a name that no reader
+  /// takes.
+  void set_aside_behind_hole() {
+    std::erase_if(segments_, [this](const ScannedSegment& segment) {
+      const log::SegmentInfo& info = segment.info;
+      if (info.sealed || info.entries == 0 || info.first_lsn <= log_last_) return false;
+      return fs_.rename(segment.absolute_path, segment.absolute_path + ".aside").is_ok();
+    });
   }
 
   Status append_to_log(const LogBuffer& buffer, uint64_t from) {
