@@ -53,7 +53,6 @@ volume::VolumeConfig read_volume(const Napi::Object& from) {
   volume.block_bytes = static_cast<uint32_t>(read_count(from, "blockSize", 512));
   const Napi::Object primary = read_object(from, "primary");
   volume.path = read_string(primary, "path");
-  volume.is_device = read_string(primary, "kind") == "device";
   volume.create = read_flag(primary, "create", false);
   volume.size_bytes = read_count(primary, "sizeBytes", 0);
   read_list(from, "exports", [&](const Napi::Object& door) {

@@ -337,6 +337,17 @@ static void run_and_wait(reactor::Reactor* reactor, Start start) {
   finished->get_future().wait();
 }
 
+/// The group record and the dirty region logs may still be writing out what nobody waits for.
+void Group::wait_until_idle() {
+  for (bool idle = false; !idle;) {
+    environment_.reactor->call([this, &idle] {
+      idle = !record_->busy();
+      for (const auto& disk : disks_) idle = idle && (!disk->regions || disk->regions->idle());
+    });
+    if (!idle) usleep(1000);
+  }
+}
+
 /// Takes everything down in order, whatever stands; leaves an unclean epoch, which the next open
 /// recovers from the buffer.
 void Group::tear_down() {
@@ -352,15 +363,7 @@ void Group::tear_down() {
     run_and_wait(reactor, [this](std::function<void()> done) { writer_->stop(done); });
   }
   if (splitter_) {
-    // A dirty region log may still be writing out bits that nobody waits for.
-    bool idle = false;
-    while (!idle) {
-      reactor->call([this, &idle] {
-        idle = !record_->busy();
-        for (const auto& disk : disks_) idle = idle && (!disk->regions || disk->regions->idle());
-      });
-      if (!idle) usleep(1000);
-    }
+    wait_until_idle();
   }
   reactor->call([this] {
     splitter_.reset();
@@ -407,18 +410,13 @@ Status Group::close() {
   });
   bool in_gap = false;
   format::GroupRecord last;
-  bool idle = false;
-  while (!idle) {
-    reactor->call([&] {
-      in_gap = splitter_->in_gap();
-      last = splitter_->record();
-      last.last_lsn = splitter_->last_lsn();
-      last.last_time_ns = splitter_->last_time_ns();
-      idle = !record_->busy();
-      for (const auto& disk : disks_) idle = idle && disk->regions->idle();
-    });
-    if (!idle) usleep(1000);
-  }
+  wait_until_idle();
+  reactor->call([&] {
+    in_gap = splitter_->in_gap();
+    last = splitter_->record();
+    last.last_lsn = splitter_->last_lsn();
+    last.last_time_ns = splitter_->last_time_ns();
+  });
   last.primaries.clear();
   for (const auto& disk : disks_) {
     const Status closed = disk->regions->close_cleanly();

@@ -34,7 +34,6 @@ struct VolumeConfig {
   std::string name;
   uint32_t block_bytes = 512;
   std::string path;
-  bool is_device = false;
   bool create = false;
   uint64_t size_bytes = 0;
   std::vector<ExportConfig> exports;
@@ -153,6 +152,7 @@ class Group {
   Status open_in_gap(const Status& why, uint64_t last_lsn, uint64_t last_time_ns);
   Status log_geometry();
   Status start_exports();
+  void wait_until_idle();
   void tear_down();
   void on_sealed(const log::SegmentInfo& info);
   Status append_and_wait(const format::Entry& entry, const uint8_t* payload, Marked* marked);
