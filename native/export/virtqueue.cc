@@ -112,6 +112,9 @@ void Virtqueue::start() {
     }
   }
   signalled_used_ = used_;
+  // A back-end that died may have published completions and not told of them. The guest would wait
+  // for ever: with EVENT_IDX it gave an index for its next interrupt that is passed already.
+  write_call_fd();
   disarm();
   core_->reactor->add_poller(this);
   if (setup_.kick_fd >= 0) core_->reactor->engine().watch(&kick_watch_);

@@ -6,6 +6,7 @@
 // in order, the ring's indexes alone would do.
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -16,6 +17,7 @@
 #include "back_end.h"
 #include "block/delay_device.h"
 #include "block/uring_device.h"
+#include "front-end/vhost_user_client.h"
 #include "front-end/workload.h"
 #include "io/posix_file_system.h"
 
@@ -138,6 +140,46 @@ TEST(KillTestItself, NoticesThatResubmissionIsOff) {
   const auto seed = static_cast<uint32_t>(test_seed());
   const KillRun run = run_with_kills("before", false, 1, seed);
   EXPECT_FALSE(run.result.ok);
+}
+
+bool interrupted(const front_end::VhostUserClient& client) {
+  pollfd call{client.call_fd(0), POLLIN, 0};
+  return poll(&call, 1, 2'000) == 1;
+}
+
+// A back-end may die between publishing a completion and the interrupt that tells of it. Nothing is
+// left to resubmit then, and with EVENT_IDX no later completion would interrupt either: the guest
+// hangs unless the next back-end begins with an interrupt.
+TEST(RestartedBackEnd, RepeatsAnInterruptThatItsPredecessorMayHaveOwed) {
+  const TestFolder folder;
+  auto server = std::make_unique<MemoryBackEnd>(folder, 1, 1 << 20, 1);
+  front_end::ClientOptions options;
+  options.socket_path = server->socket(0);
+  front_end::VhostUserClient client(options);
+  ASSERT_TRUE(client.connect().ok());
+  ASSERT_TRUE(client.start().ok());
+  const uint64_t header = client.memory().allocate(16, 16);
+  const uint64_t status = client.memory().allocate(1, 1);
+  const uint32_t flush = front_end::kBlkFlush;
+  std::memcpy(client.memory().host(header), &flush, sizeof flush);
+  client.drain_call(0);  // whatever the start brought
+  front_end::SplitRing& ring = client.ring(0);
+  const front_end::Segment segments[] = {{header, 16, false}, {status, 1, true}};
+  ASSERT_NE(ring.add(segments), front_end::SplitRing::kNone);
+  ring.arm_interrupt();
+  ring.publish();
+  client.kick(0);
+  ASSERT_TRUE(interrupted(client));
+  // Published, and as far as this driver is concerned nobody said so.
+  client.drain_call(0);
+  ASSERT_EQ(ring.device_used_idx(), 1);
+
+  client.disconnect();
+  server = nullptr;
+  server = std::make_unique<MemoryBackEnd>(folder, 1, 1 << 20, 1);
+  ASSERT_TRUE(client.connect().ok());
+  ASSERT_TRUE(client.start().ok());
+  EXPECT_TRUE(interrupted(client));
 }
 
 }  // namespace
