@@ -15,6 +15,8 @@ constexpr uint32_t kVersion = 1;
 constexpr uint32_t kFlagClosed = 1;
 constexpr uint32_t kFlagGap = 2;
 constexpr uint32_t kFlagGapFromUnknown = 4;
+constexpr uint32_t kFlagPaused = 8;
+constexpr uint32_t kFlagResyncAll = 16;
 constexpr size_t kReasonBytesMax = 254;
 constexpr size_t kPrimaryOffset = 512;
 constexpr size_t kPrimaryBytes = 32;
@@ -40,7 +42,9 @@ void encode_group_record(const GroupRecord& record, uint8_t* to) {
   store_le<uint64_t>(to + 48, record.reserved_lsn);
   store_le<uint32_t>(to + 56, (record.closed_cleanly ? kFlagClosed : 0) |
                                   (record.in_gap ? kFlagGap : 0) |
-                                  (record.gap_from_unknown ? kFlagGapFromUnknown : 0));
+                                  (record.gap_from_unknown ? kFlagGapFromUnknown : 0) |
+                                  (record.paused ? kFlagPaused : 0) |
+                                  (record.resync_all ? kFlagResyncAll : 0));
   store_le<uint32_t>(to + 60, static_cast<uint32_t>(record.primaries.size()));
   store_le<uint64_t>(to + 64, record.last_lsn);
   store_le<uint64_t>(to + 72, record.last_time_ns);
@@ -90,6 +94,8 @@ Result<GroupRecord> decode_group_record(std::span<const uint8_t> from) {
   record.closed_cleanly = (flags & kFlagClosed) != 0;
   record.in_gap = (flags & kFlagGap) != 0;
   record.gap_from_unknown = (flags & kFlagGapFromUnknown) != 0;
+  record.paused = (flags & kFlagPaused) != 0;
+  record.resync_all = (flags & kFlagResyncAll) != 0;
   record.last_lsn = load_le<uint64_t>(at + 64);
   record.last_time_ns = load_le<uint64_t>(at + 72);
   record.gap.from_lsn = load_le<uint64_t>(at + 80);

@@ -11,6 +11,7 @@
 
 #include "base/status.h"
 #include "base/uuid.h"
+#include "format/segment.h"
 
 namespace ep::format {
 
@@ -24,15 +25,6 @@ struct PrimaryLook {
   uint64_t mtime_ns = 0;
   uint64_t ctime_ns = 0;
   friend bool operator==(const PrimaryLook&, const PrimaryLook&) = default;
-};
-
-/// An interruption of protection: history is good up to from_lsn and again after to_lsn.
-struct Gap {
-  uint64_t from_lsn = 0;
-  uint64_t from_ns = 0;
-  uint64_t to_lsn = 0;  // 0 while open
-  uint64_t to_ns = 0;
-  std::string reason;
 };
 
 struct GroupRecord {
@@ -50,6 +42,11 @@ struct GroupRecord {
   /// The log could not be read when the gap opened: gap.from_lsn is a lower bound, and the next
   /// open that can read the log says better.
   bool gap_from_unknown = false;
+  /// Somebody asked for the gap and has not asked for its end: it is not healed by itself.
+  bool paused = false;
+  /// What the dirty region logs say of the gap is not enough (a primary was written behind our
+  /// back, history was lost): its resync looks at every region.
+  bool resync_all = false;
   /// By volume number. The times are zero but for a clean close.
   struct Primary {
     uint16_t volume = 0;

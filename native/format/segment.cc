@@ -8,6 +8,7 @@
 namespace ep::format {
 
 namespace {
+constexpr size_t kGapReasonAt = 40;
 
 constexpr char kHeaderMagic[8] = {'E', 'P', 'S', 'E', 'G', 'M', 'N', 'T'};
 constexpr char kTrailerMagic[8] = {'E', 'P', 'S', 'E', 'G', 'E', 'N', 'D'};
@@ -68,7 +69,7 @@ void encode_entry(const Entry& entry, uint8_t* to) {
 Result<Entry> decode_entry(const uint8_t* from) {
   Entry entry;
   if (from[0] < static_cast<uint8_t>(EntryType::kWrite) ||
-      from[0] > static_cast<uint8_t>(EntryType::kUnknown)) {
+      from[0] > static_cast<uint8_t>(EntryType::kGap)) {
     return Status(Code::kCorruption, "log entry of unknown type " + std::to_string(from[0]));
   }
   entry.type = static_cast<EntryType>(from[0]);
@@ -282,6 +283,32 @@ Result<GeometryPayload> decode_geometry(std::span<const uint8_t> from) {
   }
   geometry.name.assign(reinterpret_cast<const char*>(from.data()) + 24, size);
   return geometry;
+}
+
+void encode_gap(const Gap& gap, uint8_t* to) {
+  std::memset(to, 0, kSectorBytes);
+  store_le<uint64_t>(to, gap.from_lsn);
+  store_le<uint64_t>(to + 8, gap.from_ns);
+  store_le<uint64_t>(to + 16, gap.to_lsn);
+  store_le<uint64_t>(to + 24, gap.to_ns);
+  const size_t reason = std::min(gap.reason.size(), kSectorBytes - kGapReasonAt);
+  store_le<uint16_t>(to + 32, static_cast<uint16_t>(reason));
+  std::memcpy(to + kGapReasonAt, gap.reason.data(), reason);
+}
+
+Result<Gap> decode_gap(std::span<const uint8_t> from) {
+  if (from.size() < kSectorBytes) return Status(Code::kCorruption, "a gap's payload is cut off");
+  Gap gap;
+  gap.from_lsn = load_le<uint64_t>(from.data());
+  gap.from_ns = load_le<uint64_t>(from.data() + 8);
+  gap.to_lsn = load_le<uint64_t>(from.data() + 16);
+  gap.to_ns = load_le<uint64_t>(from.data() + 24);
+  const uint16_t reason = load_le<uint16_t>(from.data() + 32);
+  if (reason > kSectorBytes - kGapReasonAt || (gap.to_lsn != 0 && gap.to_lsn <= gap.from_lsn)) {
+    return Status(Code::kCorruption, "a gap's payload makes no sense");
+  }
+  gap.reason.assign(reinterpret_cast<const char*>(from.data()) + kGapReasonAt, reason);
+  return gap;
 }
 
 std::string segment_relative_path(uint64_t segment, uint64_t created_ns) {

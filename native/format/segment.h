@@ -34,6 +34,7 @@ enum class EntryType : uint8_t {
   kGeometry = 6,
   kError = 7,
   kUnknown = 8,
+  kGap = 9,
 };
 
 /// Stored in files: frozen. On a kWrite that was not the guest's: read back from the primary.
@@ -65,7 +66,8 @@ struct Entry {
   uint32_t address = 0;
 
   [[nodiscard]] bool has_payload() const {
-    return type == EntryType::kWrite || type == EntryType::kMarker || type == EntryType::kGeometry;
+    return type == EntryType::kWrite || type == EntryType::kMarker ||
+           type == EntryType::kGeometry || type == EntryType::kGap;
   }
   [[nodiscard]] uint32_t payload_sectors() const { return has_payload() ? sectors : 0; }
   friend bool operator==(const Entry&, const Entry&) = default;
@@ -165,6 +167,20 @@ struct GeometryPayload {
 };
 Status encode_geometry(const GeometryPayload& geometry, uint8_t* to);
 Result<GeometryPayload> decode_geometry(std::span<const uint8_t> from);
+
+/// An interruption of protection: history is good up to from_lsn and again after to_lsn.
+struct Gap {
+  uint64_t from_lsn = 0;
+  uint64_t from_ns = 0;
+  uint64_t to_lsn = 0;  // 0 while open
+  uint64_t to_ns = 0;
+  std::string reason;
+};
+/// Payload of a kGap entry: one sector. A reason that is too long is cut. The first entry of an
+/// epoch that begins in a gap says where the gap began (to_lsn 0), its last one where it ends:
+/// to_lsn is then the entry's own LSN.
+void encode_gap(const Gap& gap, uint8_t* to);
+Result<Gap> decode_gap(std::span<const uint8_t> from);
 
 /// `log/YYYY-MM-DD/<segment, 16 hex digits>.eplog`, the day in UTC.
 std::string segment_relative_path(uint64_t segment, uint64_t created_ns);

@@ -183,7 +183,7 @@ TEST(SegmentFormat, UnknownEntriesAreRefused) {
   uint8_t bytes[kEntryBytes] = {};
   for (int type = 0; type < 256; ++type) {
     bytes[0] = static_cast<uint8_t>(type);
-    EXPECT_EQ(decode_entry(bytes).is_ok(), type >= 1 && type <= 8) << type;
+    EXPECT_EQ(decode_entry(bytes).is_ok(), type >= 1 && type <= 9) << type;
   }
   bytes[0] = 1;
   for (int flags = 0; flags < 256; ++flags) {
@@ -219,6 +219,22 @@ TEST(SegmentFormat, MarkersAndGeometry) {
   EXPECT_FALSE(encode_geometry({GeometryAction::kAdd, 512, 1, std::string(65, 'n')}, sector));
   EXPECT_FALSE(decode_geometry({sector, 511}));
   EXPECT_FALSE(decode_marker({sector, 511}));
+}
+
+TEST(SegmentFormat, Gaps) {
+  uint8_t sector[kSectorBytes];
+  const Gap gap{41, 1'000, 99, 2'000, std::string(600, 'r')};
+  encode_gap(gap, sector);
+  const auto read = decode_gap(sector);
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->from_lsn, 41u);
+  EXPECT_EQ(read->from_ns, 1'000u);
+  EXPECT_EQ(read->to_lsn, 99u);
+  EXPECT_EQ(read->to_ns, 2'000u);
+  EXPECT_EQ(read->reason, gap.reason.substr(0, 472));
+  store_le<uint64_t>(sector + 16, 41);  // it ends where it begins
+  EXPECT_FALSE(decode_gap(sector));
+  EXPECT_FALSE(decode_gap(std::span<const uint8_t>(sector, 100)));
 }
 
 TEST(SegmentFormat, NoiseNeverCrashesADecoder) {
