@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "base/bytes.h"
 
@@ -77,14 +78,8 @@ Result<std::unique_ptr<RegionLog>> RegionLog::open(io::FileSystem& file_system,
   if (!file) return file.status();
   log->file_ = *file;
 
-  uint8_t header[kPageBytes] = {};
-  std::memcpy(header, kMagic, 8);
-  store_le<uint32_t>(header + 8, kVersion);
-  std::memcpy(header + 16, group.bytes.data(), 16);
-  store_le<uint16_t>(header + 32, volume);
-  store_le<uint32_t>(header + 36, log->regions_);
-  store_le<uint64_t>(header + 40, log->region_bytes_);
-  store_le<uint32_t>(header + 12, crc_without(header, 12));
+  uint8_t header[kPageBytes];
+  log->encode_header(header);
 
   std::vector<uint8_t> have((1 + uint64_t{pages}) * kPageBytes);
   size_t got = 0;
@@ -107,18 +102,32 @@ Result<std::unique_ptr<RegionLog>> RegionLog::open(io::FileSystem& file_system,
       log->dirty_count_ += dirty ? 1 : 0;
     }
   }
-  if (!known) {
-    // The header last: under one that matches, pages of another geometry would be believed.
-    for (uint32_t page = 0; page < pages; ++page) {
-      uint8_t fresh_page[kPageBytes];
-      log->encode_page(page, fresh_page);
-      EP_TRY(file_system.write(*file, (1 + uint64_t{page}) * kPageBytes, fresh_page, kPageBytes));
-    }
-    EP_TRY(file_system.sync(*file));
-    EP_TRY(file_system.write(*file, 0, header, kPageBytes));
-    EP_TRY(file_system.sync(*file));
-  }
+  if (!known) EP_TRY(log->write_whole(false));
   return log;
+}
+
+void RegionLog::encode_header(uint8_t* to) const {
+  std::memset(to, 0, kPageBytes);
+  std::memcpy(to, kMagic, 8);
+  store_le<uint32_t>(to + 8, kVersion);
+  std::memcpy(to + 16, group_.bytes.data(), 16);
+  store_le<uint16_t>(to + 32, volume_);
+  store_le<uint32_t>(to + 36, regions_);
+  store_le<uint64_t>(to + 40, region_bytes_);
+  store_le<uint32_t>(to + 12, crc_without(to, 12));
+}
+
+/// The header last: under one that matches, pages of another geometry would be believed.
+Status RegionLog::write_whole(bool all_dirty) {
+  uint8_t bytes[kPageBytes];
+  for (uint32_t page = 0; page < page_changed_.size(); ++page) {
+    encode_page(page, all_dirty, bytes);
+    EP_TRY(file_system_->write(file_, (1 + uint64_t{page}) * kPageBytes, bytes, kPageBytes));
+  }
+  EP_TRY(file_system_->sync(file_));
+  encode_header(bytes);
+  EP_TRY(file_system_->write(file_, 0, bytes, kPageBytes));
+  return file_system_->sync(file_);
 }
 
 bool RegionLog::is_dirty(uint32_t region) const { return region_[region].dirty; }
@@ -171,8 +180,39 @@ void RegionLog::end_write(uint64_t offset, uint64_t length, uint64_t lsn) {
     Region& at = region_[region];
     EP_ASSERT(at.in_flight > 0);
     --at.in_flight;
-    at.last_lsn = std::max(at.last_lsn, lsn);
+    if (lsn == kNotLogged) {
+      set_uncovered(region);
+    } else {
+      at.last_lsn = std::max(at.last_lsn, lsn);
+    }
   }
+}
+
+void RegionLog::set_uncovered(uint32_t region) {
+  Region& at = region_[region];
+  if (at.uncovered) return;
+  at.uncovered = true;
+  ++uncovered_count_;
+}
+
+void RegionLog::uncover(bool all) {
+  for (uint32_t region = 0; region < regions_; ++region) {
+    if (all) set_dirty(region);
+    if (region_[region].dirty) set_uncovered(region);
+  }
+}
+
+uint32_t RegionLog::next_uncovered(uint32_t from) const {
+  while (from < regions_ && !region_[from].uncovered) ++from;
+  return from;
+}
+
+void RegionLog::cover(uint32_t region, uint64_t lsn) {
+  Region& at = region_[region];
+  EP_ASSERT(at.uncovered);
+  at.uncovered = false;
+  --uncovered_count_;
+  at.last_lsn = std::max(at.last_lsn, lsn);
 }
 
 uint32_t RegionLog::begin_clean(uint64_t durable_lsn) {
@@ -180,7 +220,8 @@ uint32_t RegionLog::begin_clean(uint64_t durable_lsn) {
   if (failed_) return 0;
   for (uint32_t region = 0; region < regions_; ++region) {
     Region& at = region_[region];
-    if (at.dirty && at.in_flight == 0 && !at.touched && at.last_lsn <= durable_lsn) {
+    if (at.dirty && !at.uncovered && at.in_flight == 0 && !at.touched &&
+        at.last_lsn <= durable_lsn) {
       candidates_.push_back(region);
     }
     at.touched = false;
@@ -191,7 +232,7 @@ uint32_t RegionLog::begin_clean(uint64_t durable_lsn) {
 void RegionLog::end_clean() {
   for (const uint32_t region : candidates_) {
     Region& at = region_[region];
-    if (at.touched || at.in_flight != 0 || !at.dirty) continue;
+    if (at.touched || at.in_flight != 0 || !at.dirty || at.uncovered) continue;
     at.dirty = false;
     // The disk may say clean from now on at any moment: a write must make it dirty again first.
     at.durable = false;
@@ -204,14 +245,14 @@ void RegionLog::end_clean() {
 
 void RegionLog::cancel_clean() { candidates_.clear(); }
 
-void RegionLog::encode_page(uint32_t page, uint8_t* to) const {
+void RegionLog::encode_page(uint32_t page, bool all_dirty, uint8_t* to) const {
   std::memset(to, 0, kPageBytes);
   std::memcpy(to, kPageMagic, 4);
   store_le<uint32_t>(to + 8, page);
   const uint32_t first = page * kRegionsPerPage;
   const uint32_t end = std::min(regions_, first + kRegionsPerPage);
   for (uint32_t region = first; region < end; ++region) {
-    if (!region_[region].dirty) continue;
+    if (!all_dirty && !region_[region].dirty) continue;
     const uint32_t bit = region - first;
     to[kBitsOffset + bit / 8] = static_cast<uint8_t>(to[kBitsOffset + bit / 8] | 1u << (bit % 8));
   }
@@ -235,7 +276,7 @@ void RegionLog::start_cycle() {
     page_changed_[page] = false;
     cycle.pages[i] = page;
     uint8_t* memory = cycle.memory + i * kPageBytes;
-    encode_page(page, memory);
+    encode_page(page, false, memory);
     cycle.iov[i] = {memory, kPageBytes};
     io::Op& op = cycle.ops[i];
     op = io::Op{};
@@ -319,12 +360,32 @@ void RegionLog::cycle_done(int32_t result) {
   }
 }
 
+Status RegionLog::rebuild_file() {
+  EP_ASSERT(failed_);
+  // First: should its removal have failed, its own lock would keep us waiting.
+  if (file_ != io::kNoFile) file_system_->close(std::exchange(file_, io::kNoFile));
+  auto file = file_system_->open(path_, {.create = true, .lock = true});
+  if (!file) return file.status();
+  file_ = *file;
+  return write_whole(true);
+}
+
+void RegionLog::rebuilt() {
+  failed_ = false;
+  for (uint32_t region = 0; region < regions_; ++region) {
+    set_dirty(region);
+    region_[region].durable = true;
+  }
+  changed_pages_.clear();
+  std::fill(page_changed_.begin(), page_changed_.end(), false);
+}
+
 Status RegionLog::close_cleanly() {
   EP_ASSERT(idle());
   if (failed_) return Status(Code::kIoError, "dirty region log " + path_ + " could not be written");
   for (const uint32_t page : changed_pages_) {
     uint8_t bytes[kPageBytes];
-    encode_page(page, bytes);
+    encode_page(page, false, bytes);
     EP_TRY(file_system_->write(file_, (1 + uint64_t{page}) * kPageBytes, bytes, kPageBytes));
   }
   changed_pages_.clear();

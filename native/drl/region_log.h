@@ -6,7 +6,9 @@
 // one sync for everything that waits) and cleared lazily. Layout: drl-format.md.
 //
 // A region is clean only when nothing is in flight in it, the primary was synced after its last
-// write, the log is durable past that write, and no gap covers it. The clearing walks in two
+// write, the log is durable past that write, and no gap covers it. A dirty region whose content the
+// log does not have is *uncovered*: it is a resync's to compare it with history and to say that it
+// is covered again; only then may it become clean like any other. The clearing walks in two
 // steps so that it never waits on anything: begin_clean() names what is idle, the caller syncs the
 // primary, end_clean() clears what stayed idle meanwhile.
 
@@ -20,6 +22,10 @@
 #include "io/io.h"
 
 namespace ep::drl {
+
+/// As the LSN of a write: the log has no entry of it, so that the region is uncovered until a
+/// resync.
+constexpr uint64_t kNotLogged = ~uint64_t{0};
 
 /// Somebody whose regions are not all durably dirty yet. Embedded in the caller's task.
 struct DirtyWaiter {
@@ -49,8 +55,7 @@ class RegionLog {
   /// A log that cannot be written (its disk failed) counts as lost, which means dirty as a whole:
   /// `failed` is reported and the write goes on.
   bool begin_write(uint64_t offset, uint64_t length, DirtyWaiter* waiter);
-  /// The write reached the primary (or failed there). Its entry is `lsn`; ~0 when it has none, and
-  /// then the region stays dirty until a resync.
+  /// The write reached the primary (or failed there). Its entry is `lsn`, or kNotLogged.
   void end_write(uint64_t offset, uint64_t length, uint64_t lsn);
 
   /// Remembers the dirty regions that are idle now and whose writes are in the log up to
@@ -62,12 +67,30 @@ class RegionLog {
   /// A sync of the primary failed: nothing is cleared.
   void cancel_clean();
 
+  // For a resync.
+  /// The log does not have what the dirty regions hold (`all`: nor any other region): from now on
+  /// they are uncovered.
+  void uncover(bool all);
+  /// The first uncovered region from `from` on; regions() when there is none.
+  [[nodiscard]] uint32_t next_uncovered(uint32_t from) const;
+  /// The log has the region's content again, through `lsn`. Nothing that is not logged may be in
+  /// flight in it.
+  void cover(uint32_t region, uint64_t lsn);
+  [[nodiscard]] uint32_t uncovered_regions() const { return uncovered_count_; }
+
+  [[nodiscard]] bool failed() const { return failed_; }
+  /// After a failure: blocking, off the reactor, while nothing else but begin_write and end_write
+  /// is called: makes the file anew, everything dirty in it.
+  Status rebuild_file();
+  /// Then, on the reactor: the log counts again; every region is dirty.
+  void rebuilt();
+
   [[nodiscard]] uint32_t dirty_regions() const { return dirty_count_; }
   [[nodiscard]] uint32_t regions() const { return regions_; }
   [[nodiscard]] uint64_t region_bytes() const { return region_bytes_; }
   [[nodiscard]] bool is_dirty(uint32_t region) const;
   [[nodiscard]] bool idle() const { return !cycle_running_ && waiting_ == nullptr; }
-  /// Set once when the log could not be written.
+  /// Called when the log could not be written.
   std::function<void(const Status&)> on_failed;
 
   /// Blocking, after the last asynchronous use: writes everything out.
@@ -79,15 +102,18 @@ class RegionLog {
     bool dirty = false;
     bool durable = false;  // the bit on disk is set
     bool touched = false;  // written since begin_clean
-    bool candidate = false;
+    bool uncovered = false;
     uint64_t last_lsn = 0;
   };
   struct Cycle;
   RegionLog();
 
   void set_dirty(uint32_t region);
+  void set_uncovered(uint32_t region);
+  void encode_header(uint8_t* to) const;
+  Status write_whole(bool all_dirty);
   void mark_page(uint32_t region);
-  void encode_page(uint32_t page, uint8_t* to) const;
+  void encode_page(uint32_t page, bool all_dirty, uint8_t* to) const;
   void start_cycle();
   static void on_page_written(io::Op* op, int32_t result);
   static void on_synced(io::Op* op, int32_t result);
@@ -104,6 +130,7 @@ class RegionLog {
   uint32_t region_shift_ = 0;
   uint32_t regions_ = 0;
   uint32_t dirty_count_ = 0;
+  uint32_t uncovered_count_ = 0;
   std::vector<Region> region_;
   std::vector<bool> page_changed_;
   std::vector<uint32_t> changed_pages_;

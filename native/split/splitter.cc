@@ -15,31 +15,24 @@ using format::Entry;
 using format::EntryType;
 using nvram::PrimaryState;
 
-Splitter::Splitter(reactor::Reactor* reactor, nvram::LogBuffer* buffer, log::LogWriter* writer,
-                   log::GroupRecordFile* record, SplitterOptions options, Events events)
+Splitter::Splitter(reactor::Reactor* reactor, log::GroupRecordFile* record, SplitterOptions options,
+                   Events events)
     : reactor_(reactor),
-      buffer_(buffer),
-      writer_(writer),
       record_file_(record),
       options_(options),
       events_(std::move(events)),
       record_(record->current()),
       durable_reserved_lsn_(record_.reserved_lsn),
-      last_time_ns_(options.last_time_ns),
+      last_time_ns_(record_.last_time_ns),
       gap_state_(record_.in_gap ? GapState::kOpen : GapState::kNone) {
-  EP_ASSERT((buffer_ == nullptr) == record_.in_gap);
-  if (buffer_ != nullptr) {
-    done_.resize(buffer_->slots());
-    piece_by_slot_.resize(buffer_->slots());
-    not_done_lsn_ = buffer_->head();
-    seen_durable_lsn_ = buffer_->head() - 1;
-  }
   clean_timer_.on_fire = [this] { on_clean_timer(); };
+  pressure_timer_.on_fire = [this] { on_pressure_timer(); };
 }
 
 Splitter::~Splitter() {
   EP_ASSERT(in_flight_ == 0);
   reactor_->cancel_timer(&clean_timer_);
+  reactor_->cancel_timer(&pressure_timer_);
 }
 
 block::Device* Splitter::add_volume(uint16_t number, block::Device* primary,
@@ -52,8 +45,44 @@ void Splitter::start() {
   reactor_->arm_timer(&clean_timer_, reactor_->now_ns() + options_.clean_interval_ns);
 }
 
+void Splitter::attach_log(nvram::LogBuffer* buffer, log::LogWriter* writer, uint64_t last_time_ns) {
+  EP_ASSERT(buffer_ == nullptr && (gap_state_ == GapState::kOpen || !record_.in_gap));
+  buffer_ = buffer;
+  writer_ = writer;
+  record_ = record_file_->current();
+  durable_reserved_lsn_ = record_.reserved_lsn;
+  last_time_ns_ = std::max(last_time_ns_, last_time_ns);
+  done_.assign(buffer_->slots(), 0);
+  piece_by_slot_.assign(buffer_->slots(), nullptr);
+  not_done_lsn_ = buffer_->head();
+  seen_durable_lsn_ = buffer_->head() - 1;
+  waiting_pieces_ = 0;
+  gap_state_ = record_.in_gap ? GapState::kResyncing : GapState::kNone;
+}
+
+void Splitter::detach_log(std::function<void()> detached) {
+  EP_ASSERT(log_is_lost() && !detached_);
+  detached_ = std::move(detached);
+  check_detached();
+}
+
+void Splitter::check_detached() {
+  if (!detached_ || logged_in_flight_ != 0 || record_saves_ != 0) return;
+  if (buffer_ != nullptr) record_.last_lsn = buffer_->head() - 1;
+  buffer_ = nullptr;
+  writer_ = nullptr;
+  const auto detached = std::move(detached_);
+  detached_ = nullptr;
+  detached();
+}
+
 uint64_t Splitter::last_lsn() const {
   return buffer_ != nullptr ? buffer_->head() - 1 : record_.last_lsn;
+}
+
+uint64_t Splitter::durable_lsn() const {
+  if (record_.in_gap || writer_ == nullptr) return record_.in_gap ? record_.gap.from_lsn : 0;
+  return writer_->durable_lsn();
 }
 
 block::Geometry Splitter::Volume::geometry() const { return primary->geometry(); }
@@ -99,7 +128,7 @@ void Splitter::accept(Volume* volume, Request* request) {
     case block::Op::kRead:
       break;
   }
-  if (overlaps_in_flight(*volume, *parent)) {
+  if (volume->overlaps(*parent)) {
     // Two overlapping writes in flight could reach log and primary in different orders.
     ++counters_.overlap_waits;
     volume->waiting.push_back(parent);
@@ -112,6 +141,7 @@ void Splitter::accept(Volume* volume, Request* request) {
 /// log that was ahead of the primary when power went would differ from it in a region called clean.
 void Splitter::begin(Parent* parent) {
   parent->volume->enter(parent);
+  if (parent->is_resync) return begin_resync(parent);
   parent->left = 1;  // held until the last piece is started
   parent->dirty.owner = parent;
   parent->dirty.on_dirty = [](drl::DirtyWaiter* waiter) {
@@ -123,19 +153,19 @@ void Splitter::begin(Parent* parent) {
   }
 }
 
-bool Splitter::overlaps_in_flight(const Volume& volume, const Parent& parent) const {
-  return volume.overlaps(parent);
-}
-
 /// Starts as many pieces of the request as there is room for; the rest goes on when there is more.
 void Splitter::advance(Parent* parent) {
-  if (gap_state_ == GapState::kOpen) {
+  if (log_is_lost()) {
     if (parent->next_offset < parent->length) pass_through(parent);
   } else {
     while (parent->next_offset < parent->length) {
       if (must_queue(&parent->waiter) || !start_piece(parent)) {
         ++counters_.buffer_waits;
         wait_for_room(&parent->waiter);
+        if (options_.on_log_pressure == LogPressure::kGap && logging() &&
+            buffer_->head() < durable_reserved_lsn_) {
+          open_gap({.reason = "the log buffer is full"});
+        }
         return;
       }
     }
@@ -179,6 +209,7 @@ bool Splitter::start_piece(Parent* parent) {
   }
   piece->lsn = append(entry, false);
   piece_by_slot_[piece->lsn % buffer_->slots()] = piece;
+  ++logged_in_flight_;
   parent->next_offset += bytes;
   ++parent->left;
   writer_->notify();
@@ -205,7 +236,7 @@ void Splitter::pass_through(Parent* parent) {
   child.iov_count = request.iov_count;
   parent->next_offset = parent->length;
   ++parent->left;
-  parent->last_lsn = kNeverClean;
+  parent->last_lsn = drl::kNotLogged;
   parent->volume->primary->submit(&child);
 }
 
@@ -229,11 +260,13 @@ void Splitter::primary_done(Piece* piece) {
   buffer_->set_primary_state(piece->lsn, PrimaryState::kDone);
   piece->parent->last_lsn = std::max(piece->parent->last_lsn, piece->lsn);
   done_[piece->lsn % buffer_->slots()] = 1;
-  const bool must_wait = options_.ack == Ack::kBoth && gap_state_ != GapState::kOpen &&
-                         piece->lsn > writer_->durable_lsn();
+  const bool must_wait =
+      options_.ack == Ack::kBoth && !log_is_lost() && piece->lsn > writer_->durable_lsn();
   if (must_wait) {
     piece->waits_for_log = true;
+    piece->waits_since_ns = reactor_->now_ns();
     ++waiting_pieces_;
+    arm_pressure_timer();
   } else {
     finish_piece(piece, Outcome::kOk);
   }
@@ -242,10 +275,14 @@ void Splitter::primary_done(Piece* piece) {
 
 void Splitter::finish_piece(Piece* piece, Outcome outcome) {
   Parent* parent = piece->parent;
-  if (piece->lsn != 0) piece_by_slot_[piece->lsn % buffer_->slots()] = nullptr;
+  const bool logged = piece->lsn != 0;
+  if (logged) piece_by_slot_[piece->lsn % buffer_->slots()] = nullptr;
   piece->next_free = free_pieces_;
   free_pieces_ = piece;
   piece_gone(parent, outcome);
+  if (!logged) return;
+  --logged_in_flight_;
+  check_detached();
 }
 
 void Splitter::piece_gone(Parent* parent, Outcome outcome) {
@@ -261,19 +298,25 @@ void Splitter::finish_parent(Parent* parent) {
     volume->regions->end_write(parent->offset, parent->length, parent->last_lsn);
     volume->leave(parent);
   }
-  parent->next_free = free_parents_;
-  free_parents_ = parent;
+  recycle(parent);
   --in_flight_;
   request->finish(outcome);
   if (!volume->waiting.empty()) retry_overlap_waiters(volume);
   check_quiet();
 }
 
+void Splitter::recycle(Parent* parent) {
+  // Whoever gets it next is not the one that is being served.
+  if (serving_ == &parent->waiter) serving_ = nullptr;
+  parent->next_free = free_parents_;
+  free_parents_ = parent;
+}
+
 void Splitter::retry_overlap_waiters(Volume* volume) {
   // begin() may finish a request at once and come back here; the list is read afresh each time.
   for (size_t i = 0; i < volume->waiting.size();) {
     Parent* parent = volume->waiting[i];
-    if (overlaps_in_flight(*volume, *parent)) {
+    if (volume->overlaps(*parent)) {
       ++i;
       continue;
     }
@@ -305,7 +348,7 @@ void Splitter::begin_flush(Parent* parent) {
 /// Logs the flush entry as soon as there is room, then waits for the log if it is to.
 void Splitter::flush_logged(Parent* parent) {
   parent->waits_for_flush_entry = false;
-  if (gap_state_ == GapState::kOpen) {
+  if (log_is_lost()) {
     piece_gone(parent, Outcome::kOk);
     return;
   }
@@ -325,8 +368,12 @@ void Splitter::flush_logged(Parent* parent) {
     return;
   }
   // A gap that opens meanwhile ends the wait: the flush then holds on the primary alone.
-  durable_waits_.push_back(
-      {lsn, [this, parent](const Status&) { piece_gone(parent, Outcome::kOk); }});
+  wait_until_durable(lsn, [this, parent](const Status&) { piece_gone(parent, Outcome::kOk); });
+}
+
+void Splitter::wait_until_durable(uint64_t lsn, std::function<void(Status)> done) {
+  durable_waits_.push_back({lsn, reactor_->now_ns(), std::move(done)});
+  arm_pressure_timer();
   writer_->notify();
   writer_->want_durable(lsn);
 }
@@ -341,20 +388,17 @@ uint64_t Splitter::complete_through() {
 
 // ---- entries of the group's own -----------------------------------------------------------------
 
-struct Splitter::OwnEntry : Waiter {
-  Entry entry;
-  uint8_t payload[kSectorBytes] = {};
-  Splitter* splitter = nullptr;
-  std::function<void(Status, uint64_t, uint64_t)> done;
-};
-
 void Splitter::append_durable(Entry entry, const uint8_t* payload,
                               std::function<void(Status, uint64_t, uint64_t)> done) {
   auto own = std::make_unique<OwnEntry>();
-  own->splitter = this;
   own->entry = entry;
   std::memcpy(own->payload, payload, kSectorBytes);
   own->done = std::move(done);
+  start_own(std::move(own));
+}
+
+void Splitter::start_own(std::unique_ptr<OwnEntry> own) {
+  own->splitter = this;
   own->resume = [](Waiter* waiter) {
     auto* waiting = static_cast<OwnEntry*>(waiter);
     waiting->splitter->proceed(std::unique_ptr<OwnEntry>(waiting));
@@ -364,7 +408,7 @@ void Splitter::append_durable(Entry entry, const uint8_t* payload,
 }
 
 void Splitter::proceed(std::unique_ptr<OwnEntry> own) {
-  if (gap_state_ != GapState::kNone) {
+  if (own->in_gap_too ? !logging() : gap_state_ != GapState::kNone) {
     --in_flight_;
     own->done(gap_status(record_.gap), 0, 0);
     check_quiet();
@@ -374,20 +418,26 @@ void Splitter::proceed(std::unique_ptr<OwnEntry> own) {
     wait_for_room(own.release());
     return;
   }
-  uint8_t* data = buffer_->next_data(kSectorBytes);
-  std::memcpy(data, own->payload, kSectorBytes);
-  own->entry.sectors = 1;
-  own->entry.data_crc = crc32(data, kSectorBytes);
+  if (own->ends_gap) {
+    format::Gap gap = record_.gap;
+    gap.to_lsn = buffer_->head();
+    gap.to_ns = std::max(last_time_ns_ + 1, reactor_->engine().wall_ns());
+    format::encode_gap(gap, own->payload);
+  }
+  if (own->entry.has_payload()) {
+    uint8_t* data = buffer_->next_data(kSectorBytes);
+    std::memcpy(data, own->payload, kSectorBytes);
+    own->entry.sectors = 1;
+    own->entry.data_crc = crc32(data, kSectorBytes);
+  }
   const uint64_t lsn = append(own->entry, true);
   if (own->entry.type == EntryType::kMarker) ++counters_.markers;
-  durable_waits_.push_back({lsn, [this, lsn, time_ns = last_time_ns_,
-                                  done = std::move(own->done)](const Status& status) {
-                              --in_flight_;
-                              done(status, lsn, time_ns);
-                              check_quiet();
-                            }});
-  writer_->notify();
-  writer_->want_durable(lsn);
+  wait_until_durable(
+      lsn, [this, lsn, time_ns = last_time_ns_, done = std::move(own->done)](const Status& status) {
+        --in_flight_;
+        done(status, lsn, time_ns);
+        check_quiet();
+      });
 }
 
 void Splitter::sync_log(std::function<void(Status, uint64_t)> done) {
@@ -400,16 +450,14 @@ void Splitter::sync_log(std::function<void(Status, uint64_t)> done) {
     done(Status::ok(), writer_->durable_lsn());
     return;
   }
-  durable_waits_.push_back(
-      {lsn, [lsn, done = std::move(done)](const Status& status) { done(status, lsn); }});
-  writer_->want_durable(lsn);
+  wait_until_durable(lsn,
+                     [lsn, done = std::move(done)](const Status& status) { done(status, lsn); });
 }
 
 // ---- the buffer -------------------------------------------------------------------------------
 
 bool Splitter::has_room(uint64_t bytes) const {
-  return gap_state_ == GapState::kNone && buffer_->has_room(bytes) &&
-         buffer_->head() < durable_reserved_lsn_;
+  return logging() && buffer_->has_room(bytes) && buffer_->head() < durable_reserved_lsn_;
 }
 
 uint64_t Splitter::append(Entry entry, bool done) {
@@ -444,9 +492,14 @@ bool Splitter::must_queue(const Waiter* waiter) const {
 
 void Splitter::wait_for_room(Waiter* waiter) {
   waiter->next = nullptr;
-  if (waiter == serving_ || waiter->urgent) {
+  const bool was_served = waiter == serving_;
+  waiter->since_ns = was_served ? serving_since_ns_ : reactor_->now_ns();
+  if (was_served || waiter->urgent) {
     // It was first and there is still not enough: it stays first, but for repairs.
-    if (waiter == serving_) serving_ = nullptr;
+    if (was_served) {
+      serving_ = nullptr;
+      requeued_ = true;
+    }
     Waiter** place = &room_waiters_;
     while (!waiter->urgent && *place != nullptr && (*place)->urgent) place = &(*place)->next;
     waiter->next = *place;
@@ -460,54 +513,73 @@ void Splitter::wait_for_room(Waiter* waiter) {
     }
     room_waiters_tail_ = waiter;
   }
+  arm_pressure_timer();
   // The log has to move for room to come.
-  if (gap_state_ == GapState::kNone) writer_->want_durable(buffer_->head() - 1);
+  if (logging()) writer_->want_durable(buffer_->head() - 1);
 }
 
 void Splitter::serve_room_waiters() {
-  if (serving_ != nullptr) return;
-  while (room_waiters_ != nullptr) {
+  if (serving_now_) return;
+  serving_now_ = true;
+  requeued_ = false;
+  while (room_waiters_ != nullptr && !requeued_) {
     Waiter* waiter = room_waiters_;
     room_waiters_ = waiter->next;
     if (room_waiters_ == nullptr) room_waiters_tail_ = nullptr;
     serving_ = waiter;
+    serving_since_ns_ = waiter->since_ns;
+    const uint64_t waited = reactor_->now_ns() - waiter->since_ns;
     waiter->resume(waiter);
-    if (serving_ == nullptr) return;  // it went back to the front
-    serving_ = nullptr;
+    if (!requeued_) counters_.throttled_ns += waited;
   }
+  serving_ = nullptr;
+  serving_now_ = false;
 }
 
 /// Frees what both volumes have: the tail follows the oldest entry that still waits for either.
 void Splitter::advance_tail() {
+  if (buffer_ == nullptr) return;
   const uint64_t durable = writer_->durable_lsn();
   uint64_t tail = buffer_->tail();
   while (tail < buffer_->head() && tail <= durable && done_[tail % buffer_->slots()] != 0) ++tail;
   if (tail == buffer_->tail()) return;
   buffer_->release_before(tail);
   if (room_waiters_ != nullptr) serve_room_waiters();
+  retry_resync();
   give_up_if_stuck();
 }
 
 void Splitter::reserve_lsns() {
-  if (reserving_ || gap_state_ != GapState::kNone) return;
+  if (reserving_ || !logging()) return;
   reserving_ = true;
   record_.reserved_lsn += limits::kLsnReserveStep;
   const uint64_t reserved = record_.reserved_lsn;
-  ++in_flight_;
-  record_file_->save_async(reactor_->engine(), record_, [this, reserved](int32_t result) {
+  save_record([this, reserved](int32_t result) {
     reserving_ = false;
-    --in_flight_;
     if (result < 0) {
-      open_gap(Status::from_errno(-result, "reserving log sequence numbers").message());
+      open_gap({.reason = Status::from_errno(-result, "reserving log sequence numbers").message()});
     } else {
       durable_reserved_lsn_ = reserved;
       serve_room_waiters();
     }
-    check_quiet();
   });
 }
 
+void Splitter::save_record(std::function<void(int32_t)> done) {
+  ++in_flight_;
+  ++record_saves_;
+  record_file_->save_async(reactor_->engine(), record_,
+                           [this, done = std::move(done)](int32_t result) {
+                             --record_saves_;
+                             done(result);
+                             --in_flight_;
+                             check_detached();
+                             check_quiet();
+                           });
+}
+
 void Splitter::log_durable(uint64_t lsn) {
+  if (!logging()) return;
   for (uint64_t at = seen_durable_lsn_ + 1; waiting_pieces_ != 0 && at <= lsn; ++at) {
     Piece* piece = piece_by_slot_[at % buffer_->slots()];
     if (piece != nullptr && piece->lsn == at && piece->waits_for_log) {
@@ -517,7 +589,27 @@ void Splitter::log_durable(uint64_t lsn) {
   }
   seen_durable_lsn_ = lsn;
   release_durable_waits(Status::ok(), lsn);
+  if (!logging()) return;
   advance_tail();
+}
+
+void Splitter::log_trouble(const Status& status) {
+  ++counters_.log_errors;
+  log_trouble_ = status.message();
+}
+
+void Splitter::log_recovered() { log_trouble_.clear(); }
+
+void Splitter::log_gave_up(uint64_t segment) {
+  if (!logging()) return;
+  ++counters_.log_moves;
+  auto own = std::make_unique<OwnEntry>();
+  own->entry.type = EntryType::kError;
+  own->entry.flags = format::kEntryFlagSecondary;
+  own->entry.sector = segment;
+  own->in_gap_too = true;
+  own->done = [](const Status&, uint64_t, uint64_t) {};
+  start_own(std::move(own));
 }
 
 void Splitter::release_durable_waits(const Status& status, uint64_t durable) {
@@ -526,53 +618,6 @@ void Splitter::release_durable_waits(const Status& status, uint64_t durable) {
     durable_waits_.pop_front();
     done(status);
   }
-}
-
-// ---- gap --------------------------------------------------------------------------------------
-
-void Splitter::log_failed(const Status& status) {
-  ++counters_.log_errors;
-  open_gap(status.message());
-}
-
-/// A gap is durable before anything relies on it: until then new writes wait, and what is in the
-/// buffer stays good for a recovery. From then on the buffer is given up.
-void Splitter::open_gap(const std::string& reason) {
-  if (gap_state_ != GapState::kNone) return;
-  gap_state_ = GapState::kOpening;
-  record_.in_gap = true;
-  record_.last_lsn = buffer_->head() - 1;
-  record_.last_time_ns = last_time_ns_;
-  record_.gap = {};
-  record_.gap.from_lsn = writer_->durable_lsn();
-  // The time of the last entry that is safe: later moments are in the gap.
-  const uint64_t first_lost = writer_->durable_lsn() + 1;
-  record_.gap.from_ns = first_lost < buffer_->head() && first_lost >= buffer_->tail()
-                            ? buffer_->at(first_lost).entry.time_ns - 1
-                            : last_time_ns_;
-  record_.gap.reason = reason;
-  ++in_flight_;
-  record_file_->save_async(reactor_->engine(), record_,
-                           [this](int32_t result) { gap_is_open(result); });
-}
-
-void Splitter::gap_is_open(int32_t result) {
-  --in_flight_;
-  if (result < 0) {
-    // Neither log nor record can be written. Retiring the buffer makes the next open find the epoch
-    // unclean and its buffer lost, which is a gap as well: still not a silent one.
-    ++counters_.log_errors;
-  }
-  gap_state_ = GapState::kOpen;
-  buffer_->retire();
-  waiting_pieces_ = 0;
-  for (Piece* piece : piece_by_slot_) {
-    if (piece != nullptr && piece->waits_for_log) finish_piece(piece, Outcome::kOk);
-  }
-  release_durable_waits(gap_status(record_.gap), ~uint64_t{0});
-  serve_room_waiters();
-  events_.gap(record_.gap);
-  check_quiet();
 }
 
 // ---- end --------------------------------------------------------------------------------------
@@ -631,6 +676,7 @@ Splitter::Parent* Splitter::take_parent() {
   Parent* parent = free_parents_;
   free_parents_ = parent->next_free;
   parent->waits_for_flush_entry = false;
+  parent->is_resync = false;
   return parent;
 }
 

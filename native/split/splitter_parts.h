@@ -14,8 +14,6 @@ namespace ep::split {
 /// A discard or write-zeroes larger than this becomes several entries.
 constexpr uint64_t kNoDataPieceBytesMax = 1024ull * 1024 * 1024;
 constexpr uint32_t kPoolBlock = 256;
-/// As the LSN of a region's last write: no log ever covers it, only a resync does.
-constexpr uint64_t kNeverClean = ~uint64_t{0};
 
 inline Status gap_status(const format::Gap& gap) {
   return Status(Code::kBusy, "protection is interrupted after LSN " + std::to_string(gap.from_lsn) +
@@ -31,11 +29,12 @@ struct Splitter::Piece {
   uint64_t offset = 0;
   uint64_t length = 0;
   bool waits_for_log = false;
+  uint64_t waits_since_ns = 0;
   bool repair_waits = false;  // it failed, and the buffer is too full to say what became of it
   Piece* next_free = nullptr;
 };
 
-/// One guest request that changes the volume, or a flush.
+/// One guest request that changes the volume, or a flush; or the range that a resync has locked.
 struct Splitter::Parent {
   struct ParentWaiter : Waiter {
     Parent* parent = nullptr;
@@ -45,7 +44,7 @@ struct Splitter::Parent {
   block::Request flush;
   ParentWaiter waiter;
   drl::DirtyWaiter dirty;
-  uint64_t last_lsn = 0;  // of its pieces, kNeverClean when one has none
+  uint64_t last_lsn = 0;  // of its pieces, drl::kNotLogged when one has none
   uint64_t offset = 0;
   uint64_t length = 0;
   uint64_t next_offset = 0;  // bytes that have become pieces
@@ -54,9 +53,20 @@ struct Splitter::Parent {
   uint32_t left = 0;  // pieces in flight, +1 while more are to be started
   block::Outcome outcome = block::Outcome::kOk;
   bool waits_for_flush_entry = false;
+  bool is_resync = false;  // has no request
   Parent* next_free = nullptr;
   Parent* next_active = nullptr;
   Parent* previous_active = nullptr;
+};
+
+/// An entry that no request made, on its way to the secondary.
+struct Splitter::OwnEntry : Waiter {
+  format::Entry entry;
+  uint8_t payload[kSectorBytes] = {};
+  bool in_gap_too = false;  // is logged while resyncing as well
+  bool ends_gap = false;    // names its own LSN
+  Splitter* splitter = nullptr;
+  std::function<void(Status, uint64_t, uint64_t)> done;
 };
 
 /// A volume's front and the ranges in flight in it. Overlap is looked up in two steps: a table of

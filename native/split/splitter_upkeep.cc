@@ -59,7 +59,7 @@ void Splitter::repair(Piece* piece) {
 /// Does the next thing that needs room in the buffer, or starts the next read.
 void Splitter::repair_step(Repair* repair) {
   Piece* piece = repair->piece;
-  if (gap_state_ == GapState::kOpen) {
+  if (log_is_lost()) {
     repair_end(repair);
     return;
   }
@@ -119,11 +119,13 @@ void Splitter::repair_step(Repair* repair) {
 /// waits for room, none will ever come, and every guest would wait for ever: history is given up
 /// instead.
 void Splitter::give_up_if_stuck() {
+  if (!logging()) return;
   const uint64_t tail = buffer_->tail();
-  if (gap_state_ != GapState::kNone || tail == buffer_->head()) return;
+  if (tail == buffer_->head()) return;
   const Piece* piece = piece_by_slot_[tail % buffer_->slots()];
   if (piece == nullptr || piece->lsn != tail || !piece->repair_waits) return;
-  open_gap("the primary failed a write while the log buffer was too full to read it back");
+  open_gap(
+      {.reason = "the primary failed a write while the log buffer was too full to read it back"});
 }
 
 void Splitter::repair_end(Repair* repair) {
@@ -131,7 +133,7 @@ void Splitter::repair_end(Repair* repair) {
   Piece* piece = repair->piece;
   const bool whole = repair->position == piece->length;
   piece->parent->last_lsn =
-      std::max(piece->parent->last_lsn, whole ? repair->last_lsn : kNeverClean);
+      std::max(piece->parent->last_lsn, whole ? repair->last_lsn : drl::kNotLogged);
   done_[piece->lsn % buffer_->slots()] = 1;
   finish_piece(piece, repair->outcome);
   advance_tail();
@@ -143,7 +145,7 @@ void Splitter::repair_end(Repair* repair) {
 
 void Splitter::on_clean_timer() {
   reactor_->arm_timer(&clean_timer_, reactor_->now_ns() + options_.clean_interval_ns);
-  if (gap_state_ != GapState::kNone) return;
+  if (!logging()) return;
   for (const auto& volume : volumes_) {
     if (!volume->cleaning) clean(volume.get(), nullptr);
   }
@@ -152,7 +154,7 @@ void Splitter::on_clean_timer() {
 /// A region may become clean when the primary was synced after its last write and the log is
 /// durable past it: so first the log's word, then the sync, then the bits.
 void Splitter::clean(Volume* volume, std::function<void(Outcome)> done) {
-  const bool allowed = gap_state_ == GapState::kNone;
+  const bool allowed = logging();
   const uint32_t candidates = allowed ? volume->regions->begin_clean(writer_->durable_lsn()) : 0;
   if (candidates == 0 && !done) return;
   volume->cleaning = true;
@@ -166,7 +168,7 @@ void Splitter::clean(Volume* volume, std::function<void(Outcome)> done) {
     auto* synced = static_cast<Volume*>(request->owner);
     Splitter* self = synced->splitter;
     synced->cleaning = false;
-    if (request->outcome == Outcome::kOk && self->gap_state_ == GapState::kNone) {
+    if (request->outcome == Outcome::kOk && self->logging()) {
       synced->regions->end_clean();
     } else {
       synced->regions->cancel_clean();
@@ -192,7 +194,7 @@ void Splitter::settle(std::function<void(Outcome)> settled) {
   progress->settled = std::move(settled);
   for (const auto& volume : volumes_) {
     // Once to take "touched" away, so that the second look finds everything idle.
-    if (gap_state_ == GapState::kNone) volume->regions->begin_clean(writer_->durable_lsn());
+    if (logging()) volume->regions->begin_clean(writer_->durable_lsn());
     clean(volume.get(), [progress](Outcome outcome) {
       if (outcome != Outcome::kOk) progress->outcome = outcome;
       if (--progress->left == 0) progress->settled(progress->outcome);
