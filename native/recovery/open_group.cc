@@ -35,6 +35,7 @@ class Opening {
       }
     } else if (!in_.record->existed()) {
       open_gap("the group record is lost");
+      record_.resync_all = true;
       // Lost LSNs are not known either; none is ever used twice.
       record_.reserved_lsn = log_last_ + 1 + limits::kLsnReserveStep;
       record_.epoch = last_epoch_;
@@ -42,6 +43,7 @@ class Opening {
     } else if (record_.in_gap) {
       // It was open before, and stays so until a resync heals it.
       if (scanned && record_.gap_from_unknown) know_gap_start();
+      if (record_.closed_cleanly && changed_primary() != nullptr) record_.resync_all = true;
     } else if (!scanned) {
       // The secondary never takes the guest down: it is served, and history has to wait.
       assume_log_end();
@@ -53,10 +55,12 @@ class Opening {
       EP_TRY(recover_unclean());
     }
     if (record_.in_gap && hole_ && !keep_as_is_) set_aside_behind_hole();
-    if (const Status sealed = seal_unsealed(); !sealed && !record_.in_gap) {
+    const Status sealed = seal_unsealed();
+    if (!sealed && !record_.in_gap) {
       if (in_.create) return sealed;
       open_gap("its log cannot be written: " + sealed.message());
     }
+    writable_ = scanned.is_ok() && sealed.is_ok();
     if (!record_.in_gap && in_.region == nullptr && !in_.create) {
       open_gap("there is no log buffer to write to");
     }
@@ -107,19 +111,35 @@ class Opening {
     return status;
   }
 
-  /// Finds the last LSN that stands in the log without a hole before it.
+  /// Finds the last LSN that stands in the log without a hole before it. An epoch that began in a
+  /// gap goes on after a jump, and its first entry says so.
   Status scan() {
     EP_TRY(read_log());
     for (const ScannedSegment& segment : segments_) {
       out_.next_segment = std::max(out_.next_segment, segment.info.segment + 1);
       if (segment.info.entries == 0) continue;
       last_epoch_ = std::max(last_epoch_, segment.info.epoch);
-      if (segment.info.first_lsn != log_last_ + 1) hole_ = true;
+      if (hole_ || segment.info.first_lsn != log_last_ + 1) {
+        hole_ = segment.info.first_lsn <= log_last_ || !begins_in_gap(segment);
+      }
       if (hole_) continue;
       log_last_ = segment.info.last_lsn;
       out_.last_time_ns = std::max(out_.last_time_ns, segment.info.last_time_ns);
     }
     return Status::ok();
+  }
+
+  [[nodiscard]] bool begins_in_gap(const ScannedSegment& segment) const {
+    auto file = fs_.open(segment.absolute_path, {.read_only = true});
+    if (!file) return false;
+    uint8_t entry[format::kEntryBytes];
+    size_t got = 0;
+    const Status read = fs_.read(*file, format::kSegmentHeaderBytes + format::kBatchHeaderBytes,
+                                 entry, sizeof entry, &got);
+    fs_.close(*file);
+    if (!read || got != sizeof entry) return false;
+    const auto first = format::decode_entry(entry);
+    return first && first->type == EntryType::kGap;
   }
 
   /// The log cannot be read: what is known of its end without it.
@@ -152,20 +172,27 @@ class Opening {
     record_.last_time_ns = out_.last_time_ns;
   }
 
+  /// One that is not as a clean close left it; null when all are.
+  [[nodiscard]] const PrimaryFile* changed_primary() const {
+    for (const PrimaryFile& primary : in_.primaries) {
+      const GroupRecord::Primary* known = known_primary(primary.volume);
+      if (known == nullptr || known->look != primary.look) return &primary;
+    }
+    return nullptr;
+  }
+
   void check_clean_close() {
     out_.last_time_ns = std::max(out_.last_time_ns, record_.last_time_ns);
     if (hole_ || log_last_ != record_.last_lsn) {
       open_gap("the log ends at LSN " + std::to_string(log_last_) + ", but it was closed at " +
                std::to_string(record_.last_lsn));
+      record_.resync_all = true;
       return;
     }
-    for (const PrimaryFile& primary : in_.primaries) {
-      const GroupRecord::Primary* known = known_primary(primary.volume);
-      if (known == nullptr || known->look != primary.look) {
-        open_gap("the primary of volume " + std::to_string(primary.volume) +
-                 " was changed while the group was closed");
-        return;
-      }
+    if (const PrimaryFile* changed = changed_primary()) {
+      open_gap("the primary of volume " + std::to_string(changed->volume) +
+               " was changed while the group was closed");
+      record_.resync_all = true;
     }
   }
 
@@ -193,6 +220,7 @@ class Opening {
     if (buffer.tail() > log_last_ + 1) {
       // Entries that were durable cannot be read: what stands behind the damage is not cut off.
       keep_as_is_ = true;
+      record_.resync_all = true;
       open_gap("its log buffer holds LSN " + std::to_string(buffer.tail()) + " to " +
                std::to_string(buffer.head()) + ", its log ends at " + std::to_string(log_last_));
       return Status::ok();
@@ -395,18 +423,21 @@ class Opening {
   Status begin_epoch() {
     out_.epoch = std::max(record_.epoch, last_epoch_) + 1;
     record_.group = in_.group;
+    const bool log_goes_on = writable_ && in_.region != nullptr;
     if (record_.in_gap) {
-      out_.next_lsn = std::max({record_.reserved_lsn, log_last_ + 1});
-      record_.reserved_lsn = out_.next_lsn;
+      out_.next_lsn = std::max(record_.reserved_lsn, log_last_ + 1);
     } else {
+      if (!log_goes_on) return Status(Code::kNoSpace, "there is no log buffer to write to");
       // The log was complete, so no LSN was lost and the count goes on without a hole.
       out_.next_lsn = log_last_ + 1;
-      if (in_.region == nullptr)
-        return Status(Code::kNoSpace, "there is no log buffer to write to");
+    }
+    record_.reserved_lsn = std::max(record_.reserved_lsn, out_.next_lsn);
+    if (log_goes_on) {
       out_.buffer = LogBuffer::format(in_.region, in_.group, in_.boot, out_.epoch, out_.next_lsn);
       record_.reserved_lsn =
           std::max(record_.reserved_lsn, out_.next_lsn + limits::kLsnReserveStep);
     }
+    out_.devices = in_.devices;
     record_.epoch = out_.epoch;
     record_.closed_cleanly = false;
     record_.primaries.clear();
@@ -425,6 +456,7 @@ class Opening {
   uint64_t last_epoch_ = 0;
   bool hole_ = false;
   bool keep_as_is_ = false;
+  bool writable_ = false;
 };
 
 }  // namespace

@@ -43,21 +43,30 @@ struct OpenInput {
   uint64_t segment_bytes = 0;
 };
 
-struct OpenOutcome {
+struct OpenFindings {
   uint64_t epoch = 0;
   uint64_t next_lsn = 1;
   uint64_t last_time_ns = 0;
   uint64_t next_segment = 1;
+  /// Those of the input that can be used.
+  std::vector<log::DeviceFolder> devices;
   std::vector<log::SegmentInfo> segments;
-  /// Absent in a gap.
-  std::optional<nvram::LogBuffer> buffer;
   /// What was done, for the process log and for tests.
   uint64_t entries_recovered = 0;
   uint64_t writes_redone = 0;
   uint64_t ranges_read_back = 0;
 };
 
+struct OpenOutcome : OpenFindings {
+  /// The new epoch's; absent when the log cannot be written. In a gap too, so that it can be
+  /// healed.
+  std::optional<nvram::LogBuffer> buffer;
+};
+
 /// On failure nothing is served and the group can be opened again later; what was found stays.
+///
+/// Also called while a group is served in a gap, to bring its log back: then the record is in that
+/// gap, the primaries are not touched, and nobody else uses record and buffer.
 Result<OpenOutcome> open_group(const OpenInput& input);
 
 }  // namespace ep::recovery

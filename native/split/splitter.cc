@@ -237,6 +237,7 @@ void Splitter::pass_through(Parent* parent) {
   parent->next_offset = parent->length;
   ++parent->left;
   parent->last_lsn = drl::kNotLogged;
+  ++passing_;
   parent->volume->primary->submit(&child);
 }
 
@@ -249,7 +250,9 @@ void Splitter::primary_done(Piece* piece) {
   const Outcome outcome = piece->child.outcome;
   if (outcome != Outcome::kOk) ++counters_.primary_errors;
   if (piece->lsn == 0) {
+    // Last: only then are its regions uncovered.
     finish_piece(piece, outcome);
+    --passing_;
     return;
   }
   if (outcome != Outcome::kOk) {
@@ -539,9 +542,9 @@ void Splitter::serve_room_waiters() {
 /// Frees what both volumes have: the tail follows the oldest entry that still waits for either.
 void Splitter::advance_tail() {
   if (buffer_ == nullptr) return;
-  const uint64_t durable = writer_->durable_lsn();
+  const uint64_t free = std::min(writer_->durable_lsn() + 1, writer_->pinned_lsn());
   uint64_t tail = buffer_->tail();
-  while (tail < buffer_->head() && tail <= durable && done_[tail % buffer_->slots()] != 0) ++tail;
+  while (tail < buffer_->head() && tail < free && done_[tail % buffer_->slots()] != 0) ++tail;
   if (tail == buffer_->tail()) return;
   buffer_->release_before(tail);
   if (room_waiters_ != nullptr) serve_room_waiters();
@@ -610,6 +613,10 @@ void Splitter::log_gave_up(uint64_t segment) {
   own->in_gap_too = true;
   own->done = [](const Status&, uint64_t, uint64_t) {};
   start_own(std::move(own));
+}
+
+void Splitter::log_unpinned() {
+  if (logging()) advance_tail();
 }
 
 void Splitter::release_durable_waits(const Status& status, uint64_t durable) {

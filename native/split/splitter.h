@@ -101,6 +101,7 @@ class Splitter {
   void log_trouble(const Status& status);
   void log_recovered();
   void log_gave_up(uint64_t segment);
+  void log_unpinned();
 
   /// Appends an entry of the group's own with one sector of payload; `done` when it is durable on
   /// the secondary. kBusy in a gap, kCancelled when one opens first.
@@ -145,8 +146,8 @@ class Splitter {
 
   [[nodiscard]] bool in_gap() const { return gap_state_ != GapState::kNone; }
   [[nodiscard]] bool resyncing() const { return gap_state_ == GapState::kResyncing; }
-  /// Guest requests that change something, in flight or waiting.
-  [[nodiscard]] uint64_t requests_in_flight() const { return in_flight_; }
+  /// Requests that go to the primaries alone and will leave uncovered regions behind.
+  [[nodiscard]] uint64_t passing() const { return passing_; }
   /// Every entry up to this one is on the secondary, or in a gap the last one before it.
   [[nodiscard]] uint64_t durable_lsn() const;
   [[nodiscard]] const format::GroupRecord& record() const { return record_; }
@@ -267,6 +268,7 @@ class Splitter {
 
   GapState gap_state_ = GapState::kNone;
   std::function<void()> detached_;
+  uint64_t passing_ = 0;  // pieces without an entry
   unsigned record_saves_ = 0;
   std::string log_trouble_;
   ResyncRange* resync_ = nullptr;  // the one that runs

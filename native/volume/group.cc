@@ -17,6 +17,7 @@ namespace ep::volume {
 namespace {
 
 constexpr uint64_t kLockWaitNs = 60ull * 1'000'000'000;
+constexpr uint64_t kSealAtEndNs = 20ull * 1'000'000'000;
 
 std::string drl_path(const std::string& folder, uint16_t volume) {
   return folder + "/volume-" + std::to_string(volume) + ".drl";
@@ -213,12 +214,23 @@ Status Group::recover(bool create) {
   input.wall_ns =
       static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
   input.segment_bytes = config_.segment_bytes;
-  auto outcome = recovery::open_group(input);
-  if (!outcome) return outcome.status();
+  recovery::ProtectionOptions options;
+  options.open = input;
+  options.log.seal_after_ns = config_.seal_after_ms * 1'000'000;
+  auto protection = recovery::Protection::open(
+      environment_.reactor, options,
+      recovery::Protection::Events{
+          .sealed = [this](const log::SegmentInfo& info) { on_sealed(info); },
+          .reopened =
+              [this](const std::vector<log::SegmentInfo>& segments) {
+                const std::lock_guard lock(segments_mutex_);
+                segments_ = segments;
+              },
+          .gap = [this](const format::Gap& gap) { on_gap(gap); }});
+  if (!protection) return protection.status();
+  protection_ = std::move(*protection);
   owns_state_ = create;
-  epoch_ = outcome->epoch;
-  segments_ = std::move(outcome->segments);
-  buffer_ = std::move(outcome->buffer);
+  segments_ = protection_->opened().segments;
 
   for (const auto& disk : disks_) {
     auto regions =
@@ -228,60 +240,29 @@ Status Group::recover(bool create) {
     disk->regions = std::move(*regions);
     disk->regions->attach(&environment_.reactor->engine());
   }
-  if (buffer_) {
-    log::LogWriterOptions options;
-    options.group = config_.id;
-    options.epoch = epoch_;
-    options.segment_bytes = config_.segment_bytes;
-    options.seal_after_ns = config_.seal_after_ms * 1'000'000;
-    options.devices = input.devices;
-    options.next_segment = outcome->next_segment;
-    options.first_wall_ns = input.wall_ns;
-    writer_ = std::make_unique<log::LogWriter>(
-        environment_.reactor, &files, &*buffer_, options,
-        log::LogWriter::Events{
-            .durable = [this](uint64_t lsn) { splitter_->log_durable(lsn); },
-            .sealed = [this](const log::SegmentInfo& info) { on_sealed(info); },
-            .failed = [this](const Status& status) { splitter_->log_failed(status); }});
-    if (const Status prepared = writer_->prepare(); !prepared) {
-      if (create) return prepared;
-      EP_TRY(open_in_gap(prepared, outcome->next_lsn - 1, outcome->last_time_ns));
-    }
-  }
-  const uint64_t last_time_ns = outcome->last_time_ns;
-  environment_.reactor->call([this, last_time_ns] {
-    split::SplitterOptions options;
-    options.ack = config_.ack;
-    options.flush = config_.flush;
-    options.last_time_ns = last_time_ns;
+  environment_.reactor->call([this] {
+    split::SplitterOptions modes;
+    modes.ack = config_.ack;
+    modes.flush = config_.flush;
+    modes.on_log_pressure = config_.on_log_pressure;
+    modes.throttle_max_ns = config_.throttle_max_ms * 1'000'000;
     splitter_ = std::make_unique<split::Splitter>(
-        environment_.reactor, buffer_ ? &*buffer_ : nullptr, writer_.get(), record_.get(), options,
-        split::Splitter::Events{.gap = events_.gap});
+        environment_.reactor, record_.get(), modes,
+        split::Splitter::Events{
+            .gap = [this](const format::Gap& gap) { protection_->gap_opened(gap); }});
+    std::vector<recovery::Protection::Volume> volumes;
     for (const auto& disk : disks_) {
       disk->front =
           splitter_->add_volume(disk->config.number, disk->primary(), disk->regions.get());
       disk->regions->on_failed = [this](const Status& status) {
-        splitter_->open_gap(status.message());
+        protection_->regions_failed(status);
       };
+      volumes.push_back(
+          {disk->config.number, disk->file->geometry().size_bytes, disk->regions.get()});
     }
     splitter_->start();
+    protection_->start(splitter_.get(), std::move(volumes));
   });
-  return Status::ok();
-}
-
-/// The log cannot be written at all: history ends here, the guest is served.
-Status Group::open_in_gap(const Status& why, uint64_t last_lsn, uint64_t last_time_ns) {
-  writer_.reset();
-  format::GroupRecord record = record_->current();
-  record.in_gap = true;
-  record.last_lsn = last_lsn;
-  record.gap = {};
-  record.gap.from_lsn = last_lsn;
-  record.gap.from_ns = last_time_ns;
-  record.gap.reason = why.message();
-  EP_TRY(record_->save(record));
-  buffer_->retire();
-  buffer_.reset();
   return Status::ok();
 }
 
@@ -357,17 +338,14 @@ void Group::tear_down() {
   }
   reactor::Reactor* reactor = environment_.reactor;
   if (splitter_) {
+    run_and_wait(reactor, [this](std::function<void()> done) { protection_->stop_healing(done); });
     run_and_wait(reactor, [this](std::function<void()> done) { splitter_->quiesce(done); });
-  }
-  if (writer_) {
-    run_and_wait(reactor, [this](std::function<void()> done) { writer_->stop(done); });
-  }
-  if (splitter_) {
+    run_and_wait(reactor, [this](std::function<void()> done) { protection_->stop_log(done); });
     wait_until_idle();
   }
   reactor->call([this] {
     splitter_.reset();
-    writer_.reset();
+    protection_.reset();
     for (const auto& disk : disks_) {
       disk->regions.reset();
       disk->delay.reset();
@@ -385,24 +363,13 @@ Status Group::close() {
     disk->exports.clear();
   }
   reactor::Reactor* reactor = environment_.reactor;
+  run_and_wait(reactor, [this](std::function<void()> done) { protection_->stop_healing(done); });
   run_and_wait(reactor, [this](std::function<void()> done) { splitter_->quiesce(done); });
+  const Status sealed = seal_at_end();
   Status status;
-  if (writer_) {
-    run_and_wait(reactor, [this, &status](std::function<void()> done) {
-      if (splitter_->in_gap()) {
-        done();
-        return;
-      }
-      writer_->seal(splitter_->last_lsn(), format::SealReason::kClose,
-                    [&status, done](const Status& sealed, uint64_t) {
-                      status = sealed;
-                      done();
-                    });
-    });
-  }
   run_and_wait(reactor, [this, &status](std::function<void()> done) {
     splitter_->settle([&status, done](block::Outcome outcome) {
-      if (outcome != block::Outcome::kOk && status) {
+      if (outcome != block::Outcome::kOk) {
         status = Status(Code::kIoError, "a primary could not be synced at the end");
       }
       done();
@@ -428,14 +395,45 @@ Status Group::close() {
       status = info.status();
     }
   }
-  if (status && !in_gap) {
+  // In a gap as well: the primaries' looks tell whether somebody writes to them meanwhile.
+  if (status && (sealed || in_gap)) {
     last.closed_cleanly = true;
     status = record_->save(last);
+  } else if (status) {
+    status = sealed;
   }
   tear_down();
   // Everything is in the log, or the gap says what is not: the memory is free for others.
   if (status) (void)environment_.file_system->remove(buffer_path_).is_ok();
   return status;
+}
+
+/// Seals what was logged. A secondary that does not take it within the time that a guest's request
+/// may wait ends in a gap, and the group is closed all the same.
+Status Group::seal_at_end() {
+  struct Wait {
+    std::promise<Status> sealed;
+    reactor::Timer timer;
+  };
+  auto wait = std::make_shared<Wait>();
+  environment_.reactor->post([this, wait] {
+    log::LogWriter* writer = protection_->writer();
+    if (writer == nullptr || splitter_->in_gap()) {
+      wait->sealed.set_value(Status(Code::kBusy, "in a gap"));
+      return;
+    }
+    wait->timer.on_fire = [this] {
+      splitter_->open_gap({.reason = "the log could not be sealed when the group was closed"},
+                          [this] { protection_->writer()->stop([] {}); });
+    };
+    environment_.reactor->arm_timer(&wait->timer, environment_.reactor->now_ns() + kSealAtEndNs);
+    writer->seal(splitter_->last_lsn(), format::SealReason::kClose,
+                 [this, wait](const Status& status, uint64_t) {
+                   environment_.reactor->cancel_timer(&wait->timer);
+                   wait->sealed.set_value(status);
+                 });
+  });
+  return wait->sealed.get_future().get();
 }
 
 Status Group::forget(const GroupEnvironment& environment, const GroupConfig& config) {
@@ -462,6 +460,11 @@ void Group::on_sealed(const log::SegmentInfo& info) {
     segments_.push_back(info);
   }
   if (events_.sealed) events_.sealed(info);
+}
+
+void Group::on_gap(const format::Gap& gap) {
+  if (gap.to_lsn != 0) healed_gaps_.push_back(gap);
+  if (events_.gap) events_.gap(gap);
 }
 
 Status Group::append_and_wait(const format::Entry& entry, const uint8_t* payload, Marked* marked) {
@@ -512,14 +515,19 @@ Result<uint64_t> Group::seal() {
   auto answer = std::make_shared<std::promise<Result<uint64_t>>>();
   const uint64_t lsn = *synced;
   environment_.reactor->post([this, lsn, answer] {
-    writer_->seal(lsn, format::SealReason::kRequest,
-                  [answer](const Status& status, uint64_t sealed) {
-                    if (status) {
-                      answer->set_value(sealed);
-                    } else {
-                      answer->set_value(status);
-                    }
-                  });
+    log::LogWriter* writer = protection_->writer();
+    if (writer == nullptr) {
+      answer->set_value(Status(Code::kBusy, "protection is interrupted"));
+      return;
+    }
+    writer->seal(lsn, format::SealReason::kRequest,
+                 [answer](const Status& status, uint64_t sealed) {
+                   if (status) {
+                     answer->set_value(sealed);
+                   } else {
+                     answer->set_value(status);
+                   }
+                 });
   });
   return answer->get_future().get();
 }
@@ -527,7 +535,7 @@ Result<uint64_t> Group::seal() {
 std::vector<log::SegmentInfo> Group::segments(uint64_t after) {
   std::vector<log::SegmentInfo> active;
   environment_.reactor->call([this, &active] {
-    if (writer_) active = writer_->unsealed();
+    if (log::LogWriter* writer = protection_->writer()) active = writer->unsealed();
   });
   std::vector<log::SegmentInfo> list;
   const std::lock_guard lock(segments_mutex_);
@@ -543,16 +551,32 @@ std::vector<log::SegmentInfo> Group::segments(uint64_t after) {
   return list;
 }
 
-void Group::set_modes(split::Ack ack, split::FlushMode flush) {
-  environment_.reactor->call([this, ack, flush] {
-    splitter_->set_ack(ack);
-    splitter_->set_flush(flush);
+void Group::set_modes(const Modes& modes) {
+  environment_.reactor->call([this, &modes] {
+    splitter_->set_ack(modes.ack);
+    splitter_->set_flush(modes.flush);
+    splitter_->set_log_pressure(modes.on_log_pressure, modes.throttle_max_ms * 1'000'000);
   });
+}
+
+Status Group::pause() {
+  std::promise<Status> answer;
+  environment_.reactor->post([this, &answer] {
+    protection_->pause([&answer](const Status& status) { answer.set_value(status); });
+  });
+  return answer.get_future().get();
+}
+
+Status Group::resume() {
+  std::promise<Status> answer;
+  environment_.reactor->post([this, &answer] {
+    protection_->resume([&answer](const Status& status) { answer.set_value(status); });
+  });
+  return answer.get_future().get();
 }
 
 GroupStatus Group::status() {
   GroupStatus status;
-  status.epoch = epoch_;
   status.buffer_path = buffer_path_;
   for (const auto& disk : disks_) {
     VolumeStatus volume;
@@ -563,31 +587,53 @@ GroupStatus Group::status() {
     }
     status.volumes.push_back(std::move(volume));
   }
-  environment_.reactor->call([this, &status] {
-    status.in_gap = splitter_->in_gap();
-    if (status.in_gap) status.gap = splitter_->record().gap;
-    status.lsn = splitter_->last_lsn();
-    status.last_time_ns = splitter_->last_time_ns();
-    status.durable_lsn = writer_ ? writer_->durable_lsn() : splitter_->record().gap.from_lsn;
-    status.sealed_lsn = writer_ ? writer_->sealed_lsn() : status.durable_lsn;
-    if (buffer_) {
-      status.buffer_bytes = buffer_->data_bytes();
-      status.buffer_used_bytes = buffer_->used_bytes();
-      if (!status.in_gap && status.durable_lsn < status.lsn) {
-        const uint64_t oldest = buffer_->at(status.durable_lsn + 1).entry.time_ns;
-        const uint64_t now = environment_.reactor->engine().wall_ns();
-        status.rpo_seconds = now > oldest ? static_cast<double>(now - oldest) / 1e9 : 0;
-      }
-    }
-    status.counters = splitter_->counters();
-    if (writer_) status.log = writer_->stats();
-    for (size_t i = 0; i < disks_.size(); ++i) {
-      status.volumes[i].size_bytes = disks_[i]->file->geometry().size_bytes;
-      status.volumes[i].dirty_regions = disks_[i]->regions->dirty_regions();
-    }
-  });
+  environment_.reactor->call([this, &status] { look(&status); });
   for (const log::SegmentInfo& info : segments(0)) status.log_bytes += info.file_bytes;
   return status;
+}
+
+/// The part that is the reactor's.
+void Group::look(GroupStatus* to) {
+  GroupStatus& status = *to;
+  status.epoch = protection_->epoch();
+  const format::GroupRecord& record = splitter_->record();
+  status.gaps = healed_gaps_;
+  if (splitter_->in_gap()) {
+    status.state = splitter_->resyncing()  ? GroupState::kResyncing
+                   : protection_->paused() ? GroupState::kPaused
+                                           : GroupState::kGap;
+    status.reason = record.gap.reason;
+    if (!protection_->heal_problem().empty()) {
+      status.reason += "; bringing the log back failed: " + protection_->heal_problem();
+    }
+    status.gaps.push_back(record.gap);
+    status.resync_left_bytes = protection_->resync_left_bytes();
+    status.resync_total_bytes = protection_->resync_total_bytes();
+  }
+  status.lsn = splitter_->last_lsn();
+  status.last_time_ns = splitter_->last_time_ns();
+  status.durable_lsn = splitter_->durable_lsn();
+  status.log_trouble = splitter_->trouble();
+  log::LogWriter* writer = protection_->writer();
+  status.sealed_lsn = writer != nullptr ? writer->sealed_lsn() : status.durable_lsn;
+  if (writer != nullptr) status.devices = writer->devices();
+  const uint64_t now = environment_.reactor->engine().wall_ns();
+  uint64_t oldest = now;  // moment that is not safe
+  if (const nvram::LogBuffer* buffer = protection_->buffer()) {
+    status.buffer_bytes = buffer->data_bytes();
+    status.buffer_used_bytes = buffer->used_bytes();
+    if (status.durable_lsn < status.lsn && status.durable_lsn + 1 >= buffer->tail()) {
+      oldest = buffer->at(status.durable_lsn + 1).entry.time_ns;
+    }
+  }
+  if (splitter_->in_gap()) oldest = record.gap.from_ns;
+  status.rpo_seconds = now > oldest ? static_cast<double>(now - oldest) / 1e9 : 0;
+  status.counters = splitter_->counters();
+  if (writer != nullptr) status.log = writer->stats();
+  for (size_t i = 0; i < disks_.size(); ++i) {
+    status.volumes[i].size_bytes = disks_[i]->file->geometry().size_bytes;
+    status.volumes[i].dirty_regions = disks_[i]->regions->dirty_regions();
+  }
 }
 
 }  // namespace ep::volume

@@ -18,6 +18,7 @@
 #include "io/io.h"
 #include "log/segment_info.h"
 #include "reactor/reactor.h"
+#include "recovery/protection.h"
 #include "split/splitter.h"
 
 namespace ep::volume {
@@ -44,6 +45,8 @@ struct GroupConfig {
   std::string name;
   split::Ack ack = split::Ack::kPrimary;
   split::FlushMode flush = split::FlushMode::kBoth;
+  split::LogPressure on_log_pressure = split::LogPressure::kThrottle;
+  uint64_t throttle_max_ms = 5'000;
   struct Device {
     Uuid id;
     std::string root;
@@ -78,9 +81,19 @@ struct VolumeStatus {
   std::vector<ExportStatus> exports;
 };
 
+enum class GroupState : uint8_t { kProtected, kGap, kResyncing, kPaused };
+
 struct GroupStatus {
-  bool in_gap = false;
-  std::optional<format::Gap> gap;
+  GroupState state = GroupState::kProtected;
+  /// Why, in words, unless protected.
+  std::string reason;
+  /// The one that is open, and those healed since the group was opened.
+  std::vector<format::Gap> gaps;
+  uint64_t resync_left_bytes = 0;
+  uint64_t resync_total_bytes = 0;
+  /// Why the log cannot be written at the moment; empty when it can.
+  std::string log_trouble;
+  std::vector<log::DeviceStatus> devices;
   uint64_t lsn = 0;
   uint64_t durable_lsn = 0;
   uint64_t sealed_lsn = 0;
@@ -99,6 +112,7 @@ struct GroupStatus {
 /// What a group tells its owner; called on the reactor's thread, must not block.
 struct GroupEvents {
   std::function<void(const log::SegmentInfo&)> sealed;
+  /// Opened (to_lsn 0) or healed.
   std::function<void(const format::Gap&)> gap;
 };
 
@@ -140,7 +154,17 @@ class Group {
   Result<uint64_t> seal();
   /// Segments numbered above `after`, sealed ones first, then what is being written.
   [[nodiscard]] std::vector<log::SegmentInfo> segments(uint64_t after);
-  void set_modes(split::Ack ack, split::FlushMode flush);
+  struct Modes {
+    split::Ack ack = split::Ack::kPrimary;
+    split::FlushMode flush = split::FlushMode::kBoth;
+    split::LogPressure on_log_pressure = split::LogPressure::kThrottle;
+    uint64_t throttle_max_ms = 5'000;
+  };
+  void set_modes(const Modes& modes);
+  /// Interrupts protection until resume(): durable when it returns, and guests pass.
+  Status pause();
+  /// Returns when healing is under way.
+  Status resume();
 
  private:
   struct Disk;
@@ -149,12 +173,14 @@ class Group {
   Status open_disks(bool create);
   Status open_buffer(bool create);
   Status recover(bool create);
-  Status open_in_gap(const Status& why, uint64_t last_lsn, uint64_t last_time_ns);
   Status log_geometry();
   Status start_exports();
   void wait_until_idle();
+  Status seal_at_end();
+  void look(GroupStatus* to);
   void tear_down();
   void on_sealed(const log::SegmentInfo& info);
+  void on_gap(const format::Gap& gap);
   Status append_and_wait(const format::Entry& entry, const uint8_t* payload, Marked* marked);
 
   GroupEnvironment environment_;
@@ -167,11 +193,10 @@ class Group {
 
   std::unique_ptr<log::GroupRecordFile> record_;
   std::unique_ptr<nvram::TmpfsRegion> region_;
-  std::optional<nvram::LogBuffer> buffer_;
   std::vector<std::unique_ptr<Disk>> disks_;
-  std::unique_ptr<log::LogWriter> writer_;
+  std::unique_ptr<recovery::Protection> protection_;
   std::unique_ptr<split::Splitter> splitter_;
-  uint64_t epoch_ = 0;
+  std::vector<format::Gap> healed_gaps_;  // on the reactor
 
   std::mutex segments_mutex_;  // written on the reactor, read elsewhere; never on a request's path
   std::vector<log::SegmentInfo> segments_;
