@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "addon/convert.h"
+#include "nvram/pmem_region.h"
 
 namespace ep::addon {
 
@@ -294,7 +295,7 @@ namespace {
 Napi::Object describe_build(const Napi::CallbackInfo& info) {
   Napi::Object build = Napi::Object::New(info.Env());
   build.Set("uring", true);
-  build.Set("pmem", false);
+  build.Set("pmem", nvram::pmem_built());
   build.Set("spdk", false);
 #if defined(__SANITIZE_ADDRESS__)
   build.Set("sanitizer", "address");

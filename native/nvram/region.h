@@ -12,11 +12,27 @@
 namespace ep::nvram {
 
 /// A mapped range. The owner may use it from one thread at a time.
+///
+/// Stores of a killed process are all seen by the next one, in every kind. What a power cut leaves
+/// is another matter: nothing, or (survives_power_cut) whatever was handed to persist(), with any
+/// part of what was not, by 8 bytes at the least.
 class Region {
  public:
   virtual ~Region() = default;
   [[nodiscard]] uint8_t* base() const { return base_; }
   [[nodiscard]] uint64_t size() const { return size_; }
+
+  /// When it returns, these bytes (inside the region) survive a power cut, if the region does at
+  /// all. Virtual, so that a simulation can keep durable bytes apart.
+  virtual void persist(const void* from, size_t bytes) {
+    (void)from;
+    (void)bytes;
+  }
+  /// True for persistent memory.
+  [[nodiscard]] virtual bool survives_power_cut() const { return false; }
+  /// A persist() did not do what it says (msync failed): nothing in here counts as durable any
+  /// more. Stays true until the region is opened again.
+  [[nodiscard]] virtual bool persist_failed() const { return false; }
 
  protected:
   uint8_t* base_ = nullptr;
