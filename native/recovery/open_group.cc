@@ -61,7 +61,7 @@ class Opening {
       open_gap("its log cannot be written: " + sealed.message());
     }
     writable_ = scanned.is_ok() && sealed.is_ok();
-    if (!record_.in_gap && in_.region == nullptr && !in_.create) {
+    if (!record_.in_gap && in_.store == nullptr && !in_.create) {
       open_gap("there is no log buffer to write to");
     }
     EP_TRY(begin_epoch());
@@ -149,8 +149,8 @@ class Opening {
       out_.last_time_ns = record_.last_time_ns;
       return;
     }
-    if (in_.region == nullptr) return;
-    const LogBuffer::Found found = LogBuffer::inspect(*in_.region, in_.group, in_.boot);
+    if (in_.store == nullptr) return;
+    const LogBuffer::Found found = LogBuffer::inspect(*in_.store->region(), in_.group, in_.boot);
     // What has left the buffer is durable.
     if (found.kind == LogBuffer::Found::Kind::kEntries) log_last_ = found.tail_lsn - 1;
   }
@@ -200,7 +200,11 @@ class Opening {
   /// not in the segments; otherwise the primary is right and nothing is redone.
   Status recover_unclean() {
     LogBuffer::Found found;
-    if (in_.region != nullptr) found = LogBuffer::inspect(*in_.region, in_.group, in_.boot);
+    if (in_.store != nullptr) {
+      // A mirror that cannot be read is a lost buffer.
+      (void)in_.store->load_mirror().is_ok();
+      found = LogBuffer::inspect(*in_.store->region(), in_.group, in_.boot);
+    }
     using Kind = LogBuffer::Found::Kind;
     if (found.kind == Kind::kFormatting && !hole_) return Status::ok();
     if (found.kind != Kind::kEntries ||
@@ -208,7 +212,9 @@ class Opening {
       open_gap("it was not closed cleanly and its log buffer is lost");
       return Status::ok();
     }
-    LogBuffer buffer = LogBuffer::attach(in_.region, found);
+    LogBuffer buffer = found.from_mirror
+                           ? LogBuffer::attach(in_.store->region(), found, log_last_ + 1)
+                           : LogBuffer::attach(in_.store->region(), found);
     if (found.epoch == record_.epoch + 1) {
       // A recovery came as far as making the next epoch's buffer: all before was safe.
       if (buffer.head() != buffer.tail() || hole_ || log_last_ + 1 != buffer.tail()) {
@@ -231,6 +237,12 @@ class Opening {
       // What was answered stands on the primaries already (a write is answered after them at the
       // earliest), so they are right without the log.
       open_gap("its log cannot be written: " + logged.message());
+      return Status::ok();
+    }
+    if (found.from_mirror) {
+      // Not all that may have reached a primary is here: an older logged write redone could land on
+      // newer flushed data. History has what was flushed; the rest is for a resync.
+      open_gap("the power was cut: what was not flushed may stand on the primary alone");
       return Status::ok();
     }
     EP_TRY(redo(buffer));
@@ -324,7 +336,8 @@ class Opening {
   }
 
   /// Writes what is not known to have reached the primaries to them, in LSN order. What is done is
-  /// done: this is the crash of a process, whose finished writes the kernel has. And a later
+  /// done: after the crash of a process the kernel has its finished writes, and after a power cut
+  /// persistent memory calls only those done that were synced. And a later
   /// overlapping write cannot be done before an earlier one (the splitter puts them in order), so
   /// nothing older ever lands on something newer, nor in a region that may be clean.
   Status redo(LogBuffer& buffer) {
@@ -423,7 +436,7 @@ class Opening {
   Status begin_epoch() {
     out_.epoch = std::max(record_.epoch, last_epoch_) + 1;
     record_.group = in_.group;
-    const bool log_goes_on = writable_ && in_.region != nullptr;
+    const bool log_goes_on = writable_ && in_.store != nullptr;
     if (record_.in_gap) {
       out_.next_lsn = std::max(record_.reserved_lsn, log_last_ + 1);
     } else {
@@ -433,7 +446,10 @@ class Opening {
     }
     record_.reserved_lsn = std::max(record_.reserved_lsn, out_.next_lsn);
     if (log_goes_on) {
-      out_.buffer = LogBuffer::format(in_.region, in_.group, in_.boot, out_.epoch, out_.next_lsn);
+      out_.buffer =
+          LogBuffer::format(in_.store->region(), in_.group, in_.boot, out_.epoch, out_.next_lsn);
+      // Without it the buffer serves as one on tmpfs does.
+      out_.mirrored = in_.store->mirror() != io::kNoFile && in_.store->commit_header().is_ok();
       record_.reserved_lsn =
           std::max(record_.reserved_lsn, out_.next_lsn + limits::kLsnReserveStep);
     }

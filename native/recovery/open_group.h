@@ -14,6 +14,7 @@
 #include "io/io.h"
 #include "log/group_record_file.h"
 #include "log/segment_info.h"
+#include "nvram/buffer_store.h"
 #include "nvram/log_buffer.h"
 
 namespace ep::recovery {
@@ -36,8 +37,8 @@ struct OpenInput {
   /// Already open and locked; their locks have waited for the I/O of a killed process.
   std::vector<PrimaryFile> primaries;
   log::GroupRecordFile* record = nullptr;
-  /// The buffer's memory; null when it could not be had (then what it held is lost).
-  nvram::Region* region = nullptr;
+  /// Where the buffer lives; null when it could not be had (then what it held is lost).
+  nvram::BufferStore* store = nullptr;
   std::string boot;
   uint64_t wall_ns = 0;
   uint64_t segment_bytes = 0;
@@ -61,6 +62,8 @@ struct OpenOutcome : OpenFindings {
   /// The new epoch's; absent when the log cannot be written. In a gap too, so that it can be
   /// healed.
   std::optional<nvram::LogBuffer> buffer;
+  /// The buffer's mirror is ready for a committer.
+  bool mirrored = false;
 };
 
 /// On failure nothing is served and the group can be opened again later; what was found stays.

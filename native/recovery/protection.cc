@@ -125,10 +125,22 @@ void Protection::start(split::Splitter* splitter, std::vector<Volume> volumes) {
     wait_to_heal(retry_ns_);
     return;
   }
-  splitter_->attach_log(&*session_->outcome.buffer, session_->writer.get(),
-                        session_->outcome.last_time_ns);
+  attach_session();
   state_ = State::kProtected;
   if (record.in_gap) begin_resync();
+}
+
+void Protection::attach_session() {
+  OpenOutcome& outcome = session_->outcome;
+  if (outcome.mirrored) {
+    session_->committer = std::make_unique<nvram::BufferCommitter>(
+        &reactor_->engine(), options_.open.store->mirror(), &*outcome.buffer,
+        nvram::BufferCommitter::Events{
+            .durable = [this](uint64_t lsn) { splitter_->buffer_durable(lsn); },
+            .failed = [this](const Status& status) { splitter_->buffer_failed(status); }});
+  }
+  splitter_->attach_log({&*outcome.buffer, session_->writer.get(), session_->committer.get()},
+                        outcome.last_time_ns);
 }
 
 // ---- a gap has opened ---------------------------------------------------------------------------
@@ -152,10 +164,18 @@ void Protection::leave_session() {
   reactor_->cancel_timer(&timer_);
   state_ = State::kLeaving;
   detached_ = writer_quiet_ = false;
+  committer_quiet_ = session_->committer == nullptr;
   splitter_->detach_log([this] {
     detached_ = true;
     session_left();
   });
+  // The committer first: the last of the three to answer frees the session.
+  if (!committer_quiet_) {
+    session_->committer->stop([this] {
+      committer_quiet_ = true;
+      session_left();
+    });
+  }
   session_->writer->stop([this] {
     writer_quiet_ = true;
     session_left();
@@ -163,7 +183,10 @@ void Protection::leave_session() {
 }
 
 void Protection::session_left() {
-  if (state_ != State::kLeaving || !detached_ || !writer_quiet_ || step_running_) return;
+  if (state_ != State::kLeaving || !detached_ || !writer_quiet_ || !committer_quiet_ ||
+      step_running_) {
+    return;
+  }
   // Not from inside the writer's own call.
   reactor_->post([this, left = std::shared_ptr<Session>(std::move(session_))] {});
   retry_ns_ = options_.retry_min_ns;
@@ -261,8 +284,7 @@ void Protection::healed_opening(Result<std::unique_ptr<Session>> opened) {
     session_ = std::move(*opened);
     epoch_ = session_->outcome.epoch;
     events_.reopened(session_->outcome.segments);
-    splitter_->attach_log(&*session_->outcome.buffer, session_->writer.get(),
-                          session_->outcome.last_time_ns);
+    attach_session();
     begin_resync();
   }
   const auto after = std::exchange(after_opening_, {});
@@ -416,7 +438,13 @@ void Protection::stop_log(std::function<void()> quiet) {
     quiet();
     return;
   }
-  session_->writer->stop(std::move(quiet));
+  session_->writer->stop([this, quiet = std::move(quiet)] {
+    if (session_->committer) {
+      session_->committer->stop(quiet);
+    } else {
+      quiet();
+    }
+  });
 }
 
 }  // namespace ep::recovery

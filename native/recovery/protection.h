@@ -99,6 +99,7 @@ class Protection {
   struct Session {
     OpenOutcome outcome;
     std::unique_ptr<log::LogWriter> writer;
+    std::unique_ptr<nvram::BufferCommitter> committer;
     std::unique_ptr<view::History> history;  // while resyncing; null: everything is logged
   };
   enum class State : uint8_t { kProtected, kLeaving, kWaiting, kOpening, kResyncing, kStopped };
@@ -106,6 +107,7 @@ class Protection {
   Protection(reactor::Reactor* reactor, const ProtectionOptions& options, Events events);
   Result<std::unique_ptr<Session>> open_session(bool first);
   Status record_gap(const OpenOutcome& outcome, const Status& why);
+  void attach_session();
   void leave_session();
   void session_left();
   void wait_to_heal(uint64_t delay_ns);
@@ -131,6 +133,7 @@ class Protection {
   std::unique_ptr<Session> session_;
   bool detached_ = false;
   bool writer_quiet_ = false;
+  bool committer_quiet_ = false;
   bool stopping_ = false;
   bool step_running_ = false;
   std::function<void()> on_stopped_;

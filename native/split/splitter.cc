@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/limits.h"
 #include "split/splitter_parts.h"
@@ -45,10 +46,11 @@ void Splitter::start() {
   reactor_->arm_timer(&clean_timer_, reactor_->now_ns() + options_.clean_interval_ns);
 }
 
-void Splitter::attach_log(nvram::LogBuffer* buffer, log::LogWriter* writer, uint64_t last_time_ns) {
+void Splitter::attach_log(const Log& log, uint64_t last_time_ns) {
   EP_ASSERT(buffer_ == nullptr && (gap_state_ == GapState::kOpen || !record_.in_gap));
-  buffer_ = buffer;
-  writer_ = writer;
+  buffer_ = log.buffer;
+  writer_ = log.writer;
+  committer_ = log.committer;
   record_ = record_file_->current();
   durable_reserved_lsn_ = record_.reserved_lsn;
   last_time_ns_ = std::max(last_time_ns_, last_time_ns);
@@ -71,6 +73,7 @@ void Splitter::check_detached() {
   if (buffer_ != nullptr) record_.last_lsn = buffer_->head() - 1;
   buffer_ = nullptr;
   writer_ = nullptr;
+  committer_ = nullptr;
   const auto detached = std::move(detached_);
   detached_ = nullptr;
   detached();
@@ -213,7 +216,7 @@ bool Splitter::start_piece(Parent* parent) {
   parent->next_offset += bytes;
   ++parent->left;
   writer_->notify();
-  if (options_.ack == Ack::kBoth) writer_->want_durable(piece->lsn);
+  if (options_.ack == Ack::kBoth) make_safe(piece->lsn);
   parent->volume->primary->submit(&child);
   return true;
 }
@@ -263,8 +266,7 @@ void Splitter::primary_done(Piece* piece) {
   buffer_->set_primary_state(piece->lsn, PrimaryState::kDone);
   piece->parent->last_lsn = std::max(piece->parent->last_lsn, piece->lsn);
   done_[piece->lsn % buffer_->slots()] = 1;
-  const bool must_wait =
-      options_.ack == Ack::kBoth && !log_is_lost() && piece->lsn > writer_->durable_lsn();
+  const bool must_wait = options_.ack == Ack::kBoth && !log_is_lost() && !is_safe(piece->lsn);
   if (must_wait) {
     piece->waits_for_log = true;
     piece->waits_since_ns = reactor_->now_ns();
@@ -365,13 +367,35 @@ void Splitter::flush_logged(Parent* parent) {
   entry.volume = parent->volume->number;
   entry.sector = complete_through();
   const uint64_t lsn = append(entry, true);
-  if (options_.flush == FlushMode::kPrimary) {
-    writer_->notify();
+  writer_->notify();
+  if (options_.flush == FlushMode::kPrimary || is_safe(lsn)) {
     piece_gone(parent, Outcome::kOk);
     return;
   }
   // A gap that opens meanwhile ends the wait: the flush then holds on the primary alone.
-  wait_until_durable(lsn, [this, parent](const Status&) { piece_gone(parent, Outcome::kOk); });
+  guest_waits_.push_back({lsn, reactor_->now_ns(),
+                          [this, parent](const Status&) { piece_gone(parent, Outcome::kOk); }});
+  arm_pressure_timer();
+  make_safe(lsn);
+}
+
+/// What is appended survives a power cut at once.
+bool Splitter::buffer_survives() const {
+  return buffer_->region().survives_power_cut() && !buffer_->region().persist_failed();
+}
+
+/// A power cut would not take this entry, so that a guest may be told.
+bool Splitter::is_safe(uint64_t lsn) const {
+  return lsn <= writer_->durable_lsn() || buffer_survives() ||
+         (committer_ != nullptr && lsn <= committer_->durable_lsn());
+}
+
+void Splitter::make_safe(uint64_t lsn) {
+  if (committer_ != nullptr && !committer_->failed()) {
+    committer_->want_durable(lsn);
+  } else {
+    writer_->want_durable(lsn);
+  }
 }
 
 void Splitter::wait_until_durable(uint64_t lsn, std::function<void(Status)> done) {
@@ -518,7 +542,9 @@ void Splitter::wait_for_room(Waiter* waiter) {
   }
   arm_pressure_timer();
   // The log has to move for room to come.
-  if (logging()) writer_->want_durable(buffer_->head() - 1);
+  if (!logging()) return;
+  writer_->want_durable(buffer_->head() - 1);
+  if (buffer_survives()) checkpoint();
 }
 
 void Splitter::serve_room_waiters() {
@@ -542,9 +568,12 @@ void Splitter::serve_room_waiters() {
 /// Frees what both volumes have: the tail follows the oldest entry that still waits for either.
 void Splitter::advance_tail() {
   if (buffer_ == nullptr) return;
-  const uint64_t free = std::min(writer_->durable_lsn() + 1, writer_->pinned_lsn());
+  uint64_t free = std::min(writer_->durable_lsn() + 1, writer_->pinned_lsn());
+  // Persistent memory is what a redo after a power cut goes by.
+  if (buffer_survives()) free = std::min(free, buffer_->checkpoint() + 1);
   uint64_t tail = buffer_->tail();
   while (tail < buffer_->head() && tail < free && done_[tail % buffer_->slots()] != 0) ++tail;
+  if (buffer_survives() && buffer_->used_bytes() > buffer_->data_bytes() / 2) checkpoint();
   if (tail == buffer_->tail()) return;
   buffer_->release_before(tail);
   if (room_waiters_ != nullptr) serve_room_waiters();
@@ -583,17 +612,33 @@ void Splitter::save_record(std::function<void(int32_t)> done) {
 
 void Splitter::log_durable(uint64_t lsn) {
   if (!logging()) return;
-  for (uint64_t at = seen_durable_lsn_ + 1; waiting_pieces_ != 0 && at <= lsn; ++at) {
+  release_guests(lsn);
+  release_waits(&durable_waits_, Status::ok(), lsn);
+  if (logging()) advance_tail();
+}
+
+void Splitter::buffer_durable(uint64_t lsn) {
+  if (logging()) release_guests(lsn);
+}
+
+/// The log alone makes things safe from now on.
+void Splitter::buffer_failed(const Status& status) {
+  log_trouble_ = status.message();
+  if (logging()) writer_->want_durable(buffer_->head() - 1);
+}
+
+/// Those who wait for an entry to be safe, wherever.
+void Splitter::release_guests(uint64_t durable) {
+  if (durable <= seen_durable_lsn_) return;
+  for (uint64_t at = std::exchange(seen_durable_lsn_, durable) + 1;
+       waiting_pieces_ != 0 && at <= durable; ++at) {
     Piece* piece = piece_by_slot_[at % buffer_->slots()];
     if (piece != nullptr && piece->lsn == at && piece->waits_for_log) {
       --waiting_pieces_;
       finish_piece(piece, Outcome::kOk);
     }
   }
-  seen_durable_lsn_ = lsn;
-  release_durable_waits(Status::ok(), lsn);
-  if (!logging()) return;
-  advance_tail();
+  release_waits(&guest_waits_, Status::ok(), durable);
 }
 
 void Splitter::log_trouble(const Status& status) {
@@ -619,10 +664,11 @@ void Splitter::log_unpinned() {
   if (logging()) advance_tail();
 }
 
-void Splitter::release_durable_waits(const Status& status, uint64_t durable) {
-  while (!durable_waits_.empty() && durable_waits_.front().lsn <= durable) {
-    const auto done = std::move(durable_waits_.front().done);
-    durable_waits_.pop_front();
+void Splitter::release_waits(std::deque<DurableWait>* waits, const Status& status,
+                             uint64_t durable) {
+  while (!waits->empty() && waits->front().lsn <= durable) {
+    const auto done = std::move(waits->front().done);
+    waits->pop_front();
     done(status);
   }
 }

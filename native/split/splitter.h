@@ -28,6 +28,7 @@
 #include "format/group_record.h"
 #include "log/group_record_file.h"
 #include "log/log_writer.h"
+#include "nvram/buffer_committer.h"
 #include "nvram/log_buffer.h"
 #include "reactor/reactor.h"
 
@@ -91,13 +92,21 @@ class Splitter {
   /// From now on requests are logged: in a gap the state becomes *resyncing*. The record file holds
   /// the new epoch. Buffer and writer stay until detach_log, or the splitter's end. `last_time_ns`
   /// is that of the last entry known of any earlier epoch: times only rise.
-  void attach_log(nvram::LogBuffer* buffer, log::LogWriter* writer, uint64_t last_time_ns);
+  struct Log {
+    nvram::LogBuffer* buffer = nullptr;
+    log::LogWriter* writer = nullptr;
+    /// Makes the buffer durable where that is not its memory's own doing; null elsewhere.
+    nvram::BufferCommitter* committer = nullptr;
+  };
+  void attach_log(const Log& log, uint64_t last_time_ns);
   /// In an open gap: calls back when nothing uses the buffer any more, and has forgotten both. The
   /// writer's own I/O is the caller's affair.
   void detach_log(std::function<void()> detached);
 
-  // What the writer reports.
+  // What writer and committer report.
   void log_durable(uint64_t lsn);
+  void buffer_durable(uint64_t lsn);
+  void buffer_failed(const Status& status);
   void log_trouble(const Status& status);
   void log_recovered();
   void log_gave_up(uint64_t segment);
@@ -170,6 +179,11 @@ class Splitter {
     bool urgent = false;    // a repair: the buffer's tail may wait for it
   };
   struct OwnEntry;
+  struct DurableWait {
+    uint64_t lsn;
+    uint64_t since_ns;
+    std::function<void(Status)> done;
+  };
   enum class GapState : uint8_t { kNone, kOpening, kOpen, kResyncing };
 
   void accept(Volume* volume, block::Request* request);
@@ -224,7 +238,12 @@ class Splitter {
   void arm_pressure_timer();
   void on_pressure_timer();
   [[nodiscard]] uint64_t waiting_since_ns() const;
-  void release_durable_waits(const Status& status, uint64_t durable);
+  static void release_waits(std::deque<DurableWait>* waits, const Status& status, uint64_t durable);
+  void release_guests(uint64_t durable);
+  [[nodiscard]] bool buffer_survives() const;
+  [[nodiscard]] bool is_safe(uint64_t lsn) const;
+  void make_safe(uint64_t lsn);
+  void checkpoint();
 
   void retry_overlap_waiters(Volume* volume);
 
@@ -238,6 +257,7 @@ class Splitter {
   reactor::Reactor* reactor_;
   nvram::LogBuffer* buffer_ = nullptr;
   log::LogWriter* writer_ = nullptr;
+  nvram::BufferCommitter* committer_ = nullptr;
   log::GroupRecordFile* record_file_;
   SplitterOptions options_;
   Events events_;
@@ -259,12 +279,12 @@ class Splitter {
   uint64_t serving_since_ns_ = 0;
   bool serving_now_ = false;
   bool requeued_ = false;
-  struct DurableWait {
-    uint64_t lsn;
-    uint64_t since_ns;
-    std::function<void(Status)> done;
-  };
-  std::deque<DurableWait> durable_waits_;
+  std::deque<DurableWait> durable_waits_;  // for the secondary
+  std::deque<DurableWait> guest_waits_;    // for wherever a flush is safe
+  bool checkpointing_ = false;
+  uint64_t checkpoint_lsn_ = 0;
+  unsigned checkpoint_left_ = 0;
+  bool checkpoint_failed_ = false;
 
   GapState gap_state_ = GapState::kNone;
   std::function<void()> detached_;

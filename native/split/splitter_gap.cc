@@ -25,7 +25,9 @@ uint64_t Splitter::waiting_since_ns() const {
   for (const Waiter* waiter = room_waiters_; waiter != nullptr; waiter = waiter->next) {
     since = std::min(since, waiter->since_ns);
   }
-  if (!durable_waits_.empty()) since = std::min(since, durable_waits_.front().since_ns);
+  for (const auto* waits : {&durable_waits_, &guest_waits_}) {
+    if (!waits->empty()) since = std::min(since, waits->front().since_ns);
+  }
   if (resync_waits_) since = std::min(since, resync_since_ns_);
   if (waiting_pieces_ != 0) {
     for (const Piece* piece : piece_by_slot_) {
@@ -98,7 +100,9 @@ void Splitter::gap_is_open() {
   for (Piece* piece : piece_by_slot_) {
     if (piece != nullptr && piece->waits_for_log) finish_piece(piece, Outcome::kOk);
   }
-  release_durable_waits(gap_status(record_.gap), ~uint64_t{0});
+  const Status lost = gap_status(record_.gap);
+  release_waits(&guest_waits_, lost, ~uint64_t{0});
+  release_waits(&durable_waits_, lost, ~uint64_t{0});
   serve_room_waiters();
   retry_resync();
   events_.gap(record_.gap);

@@ -121,6 +121,7 @@ struct Splitter::Volume : block::Device {
   std::vector<Parent*> waiting;  // for a range in flight
   Parent* active = nullptr;
   block::Request clean_flush;
+  block::Request checkpoint_flush;
   std::function<void(block::Outcome)> clean_done;
   bool cleaning = false;
 

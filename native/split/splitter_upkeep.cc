@@ -182,6 +182,38 @@ void Splitter::clean(Volume* volume, std::function<void(Outcome)> done) {
   volume->primary->submit(&flush);
 }
 
+/// Persistent memory only: syncs the primaries, so that nothing before needs to be redone after a
+/// power cut and may leave the buffer.
+void Splitter::checkpoint() {
+  if (checkpointing_) return;
+  checkpoint_lsn_ = complete_through();
+  if (checkpoint_lsn_ <= buffer_->checkpoint()) return;
+  checkpointing_ = true;
+  checkpoint_failed_ = false;
+  checkpoint_left_ = static_cast<unsigned>(volumes_.size());
+  ++in_flight_;
+  ++logged_in_flight_;
+  for (const auto& volume : volumes_) {
+    Request& flush = volume->checkpoint_flush;
+    flush = Request{};
+    flush.op = block::Op::kFlush;
+    flush.owner = this;
+    flush.on_done = [](Request* done) {
+      auto* self = static_cast<Splitter*>(done->owner);
+      if (done->outcome != Outcome::kOk) self->checkpoint_failed_ = true;
+      if (--self->checkpoint_left_ != 0) return;
+      self->checkpointing_ = false;
+      if (!self->checkpoint_failed_) self->buffer_->set_checkpoint(self->checkpoint_lsn_);
+      self->advance_tail();
+      --self->in_flight_;
+      --self->logged_in_flight_;
+      self->check_detached();
+      self->check_quiet();
+    };
+    volume->primary->submit(&flush);
+  }
+}
+
 void Splitter::settle(std::function<void(Outcome)> settled) {
   EP_ASSERT(in_flight_ == 0);
   struct Progress {

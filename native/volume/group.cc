@@ -23,21 +23,17 @@ std::string drl_path(const std::string& folder, uint16_t volume) {
   return folder + "/volume-" + std::to_string(volume) + ".drl";
 }
 
-std::string buffer_name(const Uuid& group) {
-  return "/everpoint-" + group.to_string() + ".logbuffer";
-}
-
-/// Where a buffer of an earlier run stands, or where a new one is to be made.
-Result<std::string> find_buffer(const GroupConfig& config) {
-  if (!config.buffer_path.empty()) return config.buffer_path;
-  for (const char* folder : {"/run", "/dev/shm"}) {
-    const std::string path = folder + buffer_name(config.id);
-    if (access(path.c_str(), F_OK) == 0) return path;
-  }
-  auto folder =
-      nvram::TmpfsRegion::default_folder(nvram::LogBuffer::region_bytes(config.buffer_bytes));
-  if (!folder) return folder.status();
-  return *folder + buffer_name(config.id);
+nvram::BufferStoreOptions store_options(const GroupEnvironment& environment,
+                                        const GroupConfig& config) {
+  nvram::BufferStoreOptions options;
+  options.kind = config.buffer_kind;
+  options.path = config.buffer_path;
+  options.data_bytes = config.buffer_bytes;
+  options.group = config.id;
+  options.file_system = environment.file_system;
+  options.boot = nvram::boot_id();
+  options.budget = environment.budget;
+  return options;
 }
 
 format::PrimaryLook look_of(const io::FileInfo& info) {
@@ -168,20 +164,15 @@ Status Group::open_disks(bool create) {
 /// A buffer that cannot be had keeps no guest from its disk: recovery opens a gap without one. Only
 /// one that another process uses is a reason to stop.
 Status Group::open_buffer(bool create) {
-  const auto path = find_buffer(config_);
-  if (!path) return create ? path.status() : Status::ok();
-  buffer_path_ = *path;
-  const uint64_t bytes = nvram::LogBuffer::region_bytes(config_.buffer_bytes);
-  auto region = nvram::TmpfsRegion::open(buffer_path_, bytes, false);
-  if (!region &&
-      (region.status().code() == Code::kNotFound || region.status().code() == Code::kCorruption)) {
-    region = nvram::TmpfsRegion::open(buffer_path_, bytes, true);
-  }
-  if (region) {
-    region_ = std::move(*region);
+  nvram::BufferStoreOptions options = store_options(environment_, config_);
+  options.create = create;
+  auto store = nvram::BufferStore::open(options);
+  if (store) {
+    store_ = std::move(*store);
     return Status::ok();
   }
-  return create || region.status().code() == Code::kBusy ? region.status() : Status::ok();
+  const Code code = store.status().code();
+  return create || code == Code::kBusy ? store.status() : Status::ok();
 }
 
 Status Group::recover(bool create) {
@@ -207,7 +198,7 @@ Status Group::recover(bool create) {
     input.primaries.push_back({disk->config.number, disk->file->file(), look_of(*info)});
   }
   input.record = record_.get();
-  input.region = region_.get();
+  input.store = store_.get();
   input.boot = nvram::boot_id();
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);
@@ -354,7 +345,7 @@ void Group::tear_down() {
   });
   disks_.clear();
   record_.reset();
-  region_.reset();
+  store_.reset();
 }
 
 Status Group::close() {
@@ -402,9 +393,10 @@ Status Group::close() {
   } else if (status) {
     status = sealed;
   }
+  const std::unique_ptr<nvram::BufferStore> store = std::move(store_);
   tear_down();
   // Everything is in the log, or the gap says what is not: the memory is free for others.
-  if (status) (void)environment_.file_system->remove(buffer_path_).is_ok();
+  if (status && store) (void)store->put_away().is_ok();
   return status;
 }
 
@@ -437,8 +429,7 @@ Status Group::seal_at_end() {
 }
 
 Status Group::forget(const GroupEnvironment& environment, const GroupConfig& config) {
-  auto path = find_buffer(config);
-  if (path) (void)environment.file_system->remove(*path).is_ok();
+  (void)nvram::BufferStore::forget(store_options(environment, config)).is_ok();
   // The folders of its sockets, which hold nothing else.
   for (const VolumeConfig& volume : config.volumes) {
     for (const ExportConfig& door : volume.exports) {
@@ -577,7 +568,10 @@ Status Group::resume() {
 
 GroupStatus Group::status() {
   GroupStatus status;
-  status.buffer_path = buffer_path_;
+  if (store_) {
+    status.buffer_path = store_->path();
+    status.buffer_durable = store_->survives_power_cut() || store_->mirror() != io::kNoFile;
+  }
   for (const auto& disk : disks_) {
     VolumeStatus volume;
     volume.number = disk->config.number;

@@ -52,7 +52,8 @@ struct GroupConfig {
     std::string root;
   };
   std::vector<Device> devices;
-  /// Empty: a tmpfs is looked for.
+  nvram::BufferKind buffer_kind = nvram::BufferKind::kTmpfs;
+  /// nvram::BufferStoreOptions::path.
   std::string buffer_path;
   uint64_t buffer_bytes = 64ull * 1024 * 1024;
   uint64_t segment_bytes = 256ull * 1024 * 1024;
@@ -102,6 +103,8 @@ struct GroupStatus {
   double rpo_seconds = 0;
   uint64_t log_bytes = 0;
   std::string buffer_path;
+  /// Entries in it survive a power cut.
+  bool buffer_durable = false;
   uint64_t buffer_bytes = 0;
   uint64_t buffer_used_bytes = 0;
   std::vector<VolumeStatus> volumes;
@@ -121,6 +124,8 @@ struct GroupEnvironment {
   reactor::Reactor* reactor = nullptr;
   /// Holds one folder per group.
   std::string state_folder;
+  /// Of all groups' log buffers; null: no bound.
+  nvram::BufferBudget* budget = nullptr;
   Faults faults;
 };
 
@@ -187,12 +192,11 @@ class Group {
   GroupConfig config_;
   GroupEvents events_;
   std::string folder_;
-  std::string buffer_path_;
   bool owns_state_ = false;        // this open made the group: nothing of it existed before
   std::vector<std::string> made_;  // primaries made by this open, to be removed when it fails
 
   std::unique_ptr<log::GroupRecordFile> record_;
-  std::unique_ptr<nvram::TmpfsRegion> region_;
+  std::unique_ptr<nvram::BufferStore> store_;
   std::vector<std::unique_ptr<Disk>> disks_;
   std::unique_ptr<recovery::Protection> protection_;
   std::unique_ptr<split::Splitter> splitter_;
