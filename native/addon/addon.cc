@@ -72,6 +72,8 @@ class DataPlaneObject : public Napi::ObjectWrap<DataPlaneObject> {
                        {InstanceMethod<&DataPlaneObject::open_group>("openGroup"),
                         InstanceMethod<&DataPlaneObject::close_group>("closeGroup"),
                         InstanceMethod<&DataPlaneObject::update_group>("updateGroup"),
+                        InstanceMethod<&DataPlaneObject::pause>("pause"),
+                        InstanceMethod<&DataPlaneObject::resume>("resume"),
                         InstanceMethod<&DataPlaneObject::status>("status"),
                         InstanceMethod<&DataPlaneObject::add_marker>("addMarker"),
                         InstanceMethod<&DataPlaneObject::sync_log>("syncLog"),
@@ -116,8 +118,8 @@ class DataPlaneObject : public Napi::ObjectWrap<DataPlaneObject> {
       sink->send([group, gap](Napi::Env, Napi::Object event) {
         event.Set("kind", "state");
         event.Set("group", group.to_string());
-        event.Set("state", "gap");
-        event.Set("reason", gap.reason);
+        event.Set("state", gap.to_lsn == 0 ? "gap" : "protected");
+        event.Set("reason", gap.to_lsn == 0 ? gap.reason : std::string());
       });
     };
     auto plane = volume::DataPlane::create(read_options(options), std::move(events));
@@ -193,15 +195,22 @@ class DataPlaneObject : public Napi::ObjectWrap<DataPlaneObject> {
     const Uuid id = read_uuid(info[0], "group");
     if (!info[1].IsObject()) throw Napi::TypeError::New(info.Env(), "updateGroup takes a change");
     const Napi::Object change = info[1].As<Napi::Object>();
-    const split::Ack ack =
-        read_string(change, "ack") == "both" ? split::Ack::kBoth : split::Ack::kPrimary;
-    const split::FlushMode flush = read_string(change, "flush") == "primary"
-                                       ? split::FlushMode::kPrimary
-                                       : split::FlushMode::kBoth;
+    const volume::GroupModes modes = read_modes(change);
     return Call<Nothing>::run(
-        info.Env(),
-        [plane = plane(), id, ack, flush] { return nothing(plane->set_modes(id, ack, flush)); },
+        info.Env(), [plane = plane(), id, modes] { return nothing(plane->set_modes(id, modes)); },
         undefined);
+  }
+
+  Napi::Value pause(const Napi::CallbackInfo& info) {
+    const Uuid id = read_uuid(info[0], "group");
+    return Call<Nothing>::run(
+        info.Env(), [plane = plane(), id] { return nothing(plane->pause(id)); }, undefined);
+  }
+
+  Napi::Value resume(const Napi::CallbackInfo& info) {
+    const Uuid id = read_uuid(info[0], "group");
+    return Call<Nothing>::run(
+        info.Env(), [plane = plane(), id] { return nothing(plane->resume(id)); }, undefined);
   }
 
   Napi::Value status(const Napi::CallbackInfo& info) {

@@ -96,7 +96,55 @@ Napi::Object to_js(Napi::Env env, const split::Counters& counters, const log::Lo
   to.Set("bufferWaits", number(counters.buffer_waits));
   to.Set("primaryErrors", number(counters.primary_errors));
   to.Set("logErrors", number(counters.log_errors));
+  to.Set("logMoves", number(counters.log_moves));
+  to.Set("resyncBytes", number(counters.resync_bytes));
+  to.Set("throttledMs", number(counters.throttled_ns / 1'000'000));
+  to.Set("gaps", number(counters.gaps));
   return to;
+}
+
+const char* state_name(volume::GroupState state) {
+  switch (state) {
+    case volume::GroupState::kProtected:
+      return "protected";
+    case volume::GroupState::kGap:
+      return "gap";
+    case volume::GroupState::kResyncing:
+      return "resyncing";
+    case volume::GroupState::kPaused:
+      return "paused";
+  }
+  return "failed";
+}
+
+const char* device_state_name(log::DeviceState state) {
+  switch (state) {
+    case log::DeviceState::kOk:
+      return "ok";
+    case log::DeviceState::kFailed:
+      return "failed";
+    case log::DeviceState::kFull:
+      return "full";
+  }
+  return "failed";
+}
+
+const char* buffer_kind_name(nvram::BufferKind kind) {
+  switch (kind) {
+    case nvram::BufferKind::kTmpfs:
+      return "tmpfs";
+    case nvram::BufferKind::kFile:
+      return "file";
+    case nvram::BufferKind::kPmem:
+      return "pmem";
+  }
+  return "";
+}
+
+nvram::BufferKind read_buffer_kind(const std::string& name) {
+  if (name == "file") return nvram::BufferKind::kFile;
+  if (name == "pmem") return nvram::BufferKind::kPmem;
+  return nvram::BufferKind::kTmpfs;
 }
 
 }  // namespace
@@ -114,18 +162,29 @@ Uuid read_uuid(const Napi::Value& from, const char* field) {
   return *uuid;
 }
 
+volume::GroupModes read_modes(const Napi::Object& from) {
+  volume::GroupModes modes;
+  modes.ack = read_string(from, "ack") == "both" ? split::Ack::kBoth : split::Ack::kPrimary;
+  modes.flush = read_string(from, "flush") == "primary" ? split::FlushMode::kPrimary
+                                                        : split::FlushMode::kBoth;
+  modes.on_log_pressure = read_string(from, "onLogPressure") == "gap"
+                              ? split::LogPressure::kGap
+                              : split::LogPressure::kThrottle;
+  modes.throttle_max_ms = read_count(from, "throttleMaxMs", modes.throttle_max_ms);
+  return modes;
+}
+
 volume::GroupConfig read_group_config(const Napi::Object& from) {
   volume::GroupConfig config;
   config.id = read_uuid(from.Get("id"), "id");
   config.name = read_string(from, "name");
-  config.ack = read_string(from, "ack") == "both" ? split::Ack::kBoth : split::Ack::kPrimary;
-  config.flush = read_string(from, "flush") == "primary" ? split::FlushMode::kPrimary
-                                                         : split::FlushMode::kBoth;
+  config.modes = read_modes(from);
   read_list(from, "devices", [&](const Napi::Object& device) {
     config.devices.push_back(
         {read_uuid(device.Get("id"), "devices.id"), read_string(device, "path")});
   });
   const Napi::Object buffer = read_object(from, "logBuffer");
+  config.buffer_kind = read_buffer_kind(read_string(buffer, "kind"));
   if (buffer.Get("path").IsString()) config.buffer_path = read_string(buffer, "path");
   config.buffer_bytes = read_count(buffer, "bytes", config.buffer_bytes);
   config.segment_bytes = read_count(from, "segmentBytes", config.segment_bytes);
@@ -184,8 +243,8 @@ Napi::Object to_js(Napi::Env env, const log::SegmentInfo& info) {
 
 Napi::Object to_js(Napi::Env env, const volume::GroupStatus& status) {
   Napi::Object to = Napi::Object::New(env);
-  to.Set("state", status.in_gap ? "gap" : "protected");
-  to.Set("reason", status.gap ? status.gap->reason : std::string());
+  to.Set("state", state_name(status.state));
+  to.Set("reason", status.reason);
   to.Set("lsn", number(status.lsn));
   to.Set("durableLsn", number(status.durable_lsn));
   to.Set("sealedLsn", number(status.sealed_lsn));
@@ -194,13 +253,35 @@ Napi::Object to_js(Napi::Env env, const volume::GroupStatus& status) {
   to.Set("rpoSeconds", status.rpo_seconds);
   to.Set("logBytes", number(status.log_bytes));
   Napi::Object buffer = Napi::Object::New(env);
-  buffer.Set("kind", "tmpfs");
+  buffer.Set("kind", buffer_kind_name(status.buffer_kind));
+  buffer.Set("durable", status.buffer_durable);
   buffer.Set("path", status.buffer_path);
   buffer.Set("bytes", number(status.buffer_bytes));
   buffer.Set("usedBytes", number(status.buffer_used_bytes));
   to.Set("buffer", buffer);
+  to.Set("logPressure", status.buffer_bytes == 0
+                            ? 0.0
+                            : number(status.buffer_used_bytes) / number(status.buffer_bytes));
+  to.Set("logTrouble", status.log_trouble);
+  if (status.state == volume::GroupState::kResyncing) {
+    Napi::Object resync = Napi::Object::New(env);
+    resync.Set("leftBytes", number(status.resync_left_bytes));
+    resync.Set("totalBytes", number(status.resync_total_bytes));
+    to.Set("resync", resync);
+  } else {
+    to.Set("resync", env.Null());
+  }
+  Napi::Array devices = Napi::Array::New(env);
+  for (uint32_t i = 0; i < status.devices.size(); ++i) {
+    Napi::Object device = Napi::Object::New(env);
+    device.Set("id", status.devices[i].device.to_string());
+    device.Set("state", device_state_name(status.devices[i].state));
+    device.Set("reason", status.devices[i].reason);
+    devices.Set(i, device);
+  }
+  to.Set("devices", devices);
   Napi::Array gaps = Napi::Array::New(env);
-  if (status.gap) gaps.Set(uint32_t{0}, to_js(env, *status.gap));
+  for (uint32_t i = 0; i < status.gaps.size(); ++i) gaps.Set(i, to_js(env, status.gaps[i]));
   to.Set("gaps", gaps);
   Napi::Array volumes = Napi::Array::New(env);
   for (uint32_t i = 0; i < status.volumes.size(); ++i) {

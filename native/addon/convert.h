@@ -14,6 +14,8 @@
 namespace ep::addon {
 
 volume::GroupConfig read_group_config(const Napi::Object& from);
+/// What a definition and a change have in common; all of it must be there.
+volume::GroupModes read_modes(const Napi::Object& from);
 volume::DataPlaneOptions read_options(const Napi::Object& from);
 Uuid read_uuid(const Napi::Value& from, const char* field);
 std::string read_string(const Napi::Object& from, const char* field);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "volume/data_plane.h"
 
+#include <unistd.h>
+
 #include "io/uring_engine.h"
 
 namespace ep::volume {
@@ -13,6 +15,12 @@ Result<std::unique_ptr<DataPlane>> DataPlane::create(const DataPlaneOptions& opt
   std::unique_ptr<DataPlane> plane(new DataPlane);
   plane->options_ = options;
   plane->events_ = std::move(events);
+  uint64_t budget = options.buffer_budget_bytes;
+  if (budget == 0) {
+    budget = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+             static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) / 4;
+  }
+  plane->budget_ = std::make_unique<nvram::BufferBudget>(budget);
   EP_TRY(plane->file_system_.make_directories(options.state_folder));
   for (uint32_t i = 0; i < options.reactors; ++i) {
     reactor::ReactorOptions reactor_options;
@@ -51,7 +59,7 @@ Result<GroupStatus> DataPlane::open_group(const GroupConfig& config, bool create
     }
     slot->config = config;
     slot->environment = {&file_system_, reactors_[next_reactor_++ % reactors_.size()].get(),
-                         options_.state_folder, options_.faults};
+                         options_.state_folder, budget_.get(), options_.faults};
   }
   const Uuid id = config.id;
   GroupEvents events;
@@ -109,11 +117,31 @@ Result<T> DataPlane::ask(const Uuid& id, Ask ask) {
   return ask(*slot->group);
 }
 
-Status DataPlane::set_modes(const Uuid& id, split::Ack ack, split::FlushMode flush) {
+Status DataPlane::set_modes(const Uuid& id, const GroupModes& modes) {
   return this
       ->ask<bool>(id,
                   [&](Group& group) -> Result<bool> {
-                    group.set_modes(ack, flush);
+                    group.set_modes(modes);
+                    return true;
+                  })
+      .status();
+}
+
+Status DataPlane::pause(const Uuid& id) {
+  return this
+      ->ask<bool>(id,
+                  [](Group& group) -> Result<bool> {
+                    EP_TRY(group.pause());
+                    return true;
+                  })
+      .status();
+}
+
+Status DataPlane::resume(const Uuid& id) {
+  return this
+      ->ask<bool>(id,
+                  [](Group& group) -> Result<bool> {
+                    EP_TRY(group.resume());
                     return true;
                   })
       .status();

@@ -19,6 +19,8 @@ namespace ep::volume {
 struct DataPlaneOptions {
   std::string state_folder;
   uint32_t reactors = 1;
+  /// For the rings of all log buffers together (design 4); 0: a quarter of the machine's memory.
+  uint64_t buffer_budget_bytes = 0;
   Faults faults;
 };
 
@@ -39,7 +41,9 @@ class DataPlane {
   Result<GroupStatus> open_group(const GroupConfig& config, bool create);
   /// With `forget` also a group that is not open; kNotFound for that otherwise.
   Status close_group(const Uuid& id, bool forget);
-  Status set_modes(const Uuid& id, split::Ack ack, split::FlushMode flush);
+  Status set_modes(const Uuid& id, const GroupModes& modes);
+  Status pause(const Uuid& id);
+  Status resume(const Uuid& id);
   Result<GroupStatus> status(const Uuid& id);
   Result<Group::Marked> add_marker(const Uuid& id, const std::string& label,
                                    uint64_t keep_until_ns);
@@ -68,6 +72,7 @@ class DataPlane {
   DataPlaneOptions options_;
   DataPlaneEvents events_;
   io::PosixFileSystem file_system_;
+  std::unique_ptr<nvram::BufferBudget> budget_;
   std::vector<std::unique_ptr<reactor::Reactor>> reactors_;
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Slot>> groups_;

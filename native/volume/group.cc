@@ -233,10 +233,10 @@ Status Group::recover(bool create) {
   }
   environment_.reactor->call([this] {
     split::SplitterOptions modes;
-    modes.ack = config_.ack;
-    modes.flush = config_.flush;
-    modes.on_log_pressure = config_.on_log_pressure;
-    modes.throttle_max_ns = config_.throttle_max_ms * 1'000'000;
+    modes.ack = config_.modes.ack;
+    modes.flush = config_.modes.flush;
+    modes.on_log_pressure = config_.modes.on_log_pressure;
+    modes.throttle_max_ns = config_.modes.throttle_max_ms * 1'000'000;
     splitter_ = std::make_unique<split::Splitter>(
         environment_.reactor, record_.get(), modes,
         split::Splitter::Events{
@@ -542,7 +542,7 @@ std::vector<log::SegmentInfo> Group::segments(uint64_t after) {
   return list;
 }
 
-void Group::set_modes(const Modes& modes) {
+void Group::set_modes(const GroupModes& modes) {
   environment_.reactor->call([this, &modes] {
     splitter_->set_ack(modes.ack);
     splitter_->set_flush(modes.flush);
@@ -569,6 +569,7 @@ Status Group::resume() {
 GroupStatus Group::status() {
   GroupStatus status;
   if (store_) {
+    status.buffer_kind = store_->kind();
     status.buffer_path = store_->path();
     status.buffer_durable = store_->survives_power_cut() || store_->mirror() != io::kNoFile;
   }

@@ -40,13 +40,18 @@ struct VolumeConfig {
   std::vector<ExportConfig> exports;
 };
 
-struct GroupConfig {
-  Uuid id;
-  std::string name;
+/// What can change while the group runs.
+struct GroupModes {
   split::Ack ack = split::Ack::kPrimary;
   split::FlushMode flush = split::FlushMode::kBoth;
   split::LogPressure on_log_pressure = split::LogPressure::kThrottle;
   uint64_t throttle_max_ms = 5'000;
+};
+
+struct GroupConfig {
+  Uuid id;
+  std::string name;
+  GroupModes modes;
   struct Device {
     Uuid id;
     std::string root;
@@ -102,6 +107,7 @@ struct GroupStatus {
   uint64_t last_time_ns = 0;
   double rpo_seconds = 0;
   uint64_t log_bytes = 0;
+  nvram::BufferKind buffer_kind = nvram::BufferKind::kTmpfs;
   std::string buffer_path;
   /// Entries in it survive a power cut.
   bool buffer_durable = false;
@@ -159,13 +165,7 @@ class Group {
   Result<uint64_t> seal();
   /// Segments numbered above `after`, sealed ones first, then what is being written.
   [[nodiscard]] std::vector<log::SegmentInfo> segments(uint64_t after);
-  struct Modes {
-    split::Ack ack = split::Ack::kPrimary;
-    split::FlushMode flush = split::FlushMode::kBoth;
-    split::LogPressure on_log_pressure = split::LogPressure::kThrottle;
-    uint64_t throttle_max_ms = 5'000;
-  };
-  void set_modes(const Modes& modes);
+  void set_modes(const GroupModes& modes);
   /// Interrupts protection until resume(): durable when it returns, and guests pass.
   Status pause();
   /// Returns when healing is under way.
