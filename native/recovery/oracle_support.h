@@ -24,7 +24,7 @@
 #include "drl/region_log.h"
 #include "io/test_support.h"
 #include "log/test_support.h"
-#include "recovery/open_group.h"
+#include "recovery/protection.h"
 #include "split/splitter.h"
 
 namespace ep::recovery {
@@ -68,6 +68,14 @@ inline void fill_sector(uint64_t id, uint64_t index, uint8_t* to) {
   for (int i = 2; i < 64; ++i) words[i] = state += 0x9e3779b97f4a7c15ull;
   std::memcpy(to, words, sizeof words);
 }
+
+/// A region whose memory is the world's.
+struct BorrowedRegion : nvram::Region {
+  explicit BorrowedRegion(const nvram::Region& lender) {
+    base_ = lender.base();
+    size_ = lender.size();
+  }
+};
 
 struct World {
   explicit World(uint64_t the_seed)
@@ -115,6 +123,8 @@ struct LifeOptions {
   /// More time for everything but the primaries: a log that cannot keep up.
   uint64_t log_extra_ns = 0;
   uint64_t clean_interval_ns = 3'000'000;
+  /// Before a gap is healed.
+  uint64_t retry_ns = 1'000'000;
 };
 
 class Life {
@@ -165,14 +175,35 @@ class Life {
       input.primaries.push_back(
           {volume, devices_.back()->file(), {info->size, info->mtime_ns, info->ctime_ns}});
     }
+    nvram::BufferStoreOptions store;
+    store.group = world_.group;
+    store.boot = world_.boot;
+    store.file_system = &files;
+    auto store_opened =
+        nvram::BufferStore::for_region(store, std::make_unique<BorrowedRegion>(*world_.region));
+    if (!store_opened) return store_opened.status();
+    store_ = std::move(*store_opened);
     input.record = record_.get();
-    input.region = world_.region.get();
+    input.store = store_.get();
     input.boot = world_.boot;
     input.wall_ns = world_.wall_ns;
     input.segment_bytes = limits::kSegmentBytesMin;
-    auto opened = open_group(input);
+    ProtectionOptions protection;
+    protection.open = input;
+    protection.log.seal_after_ns = 20'000'000;
+    protection.log.write_after_ns = 2'000'000;
+    protection.retry_min_ns = options_.retry_ns;
+    auto opened =
+        Protection::open(&reactor_, protection,
+                         Protection::Events{.sealed = [this](const log::SegmentInfo&) { ++sealed; },
+                                            .reopened = [](const std::vector<log::SegmentInfo>&) {},
+                                            .gap =
+                                                [this](const format::Gap& gap) {
+                                                  ++(gap.to_lsn == 0 ? gaps : healed);
+                                                  last_gap = gap;
+                                                }});
     if (!opened) return opened.status();
-    outcome = std::move(*opened);
+    protection_ = std::move(*opened);
     const bool fresh = !world_.created;
     for (uint16_t volume = 0; volume < kVolumes; ++volume) {
       auto regions = drl::RegionLog::open(files, world_.drl_path(volume), world_.group, volume,
@@ -181,40 +212,15 @@ class Life {
       regions_.push_back(std::move(*regions));
       regions_.back()->attach(&engine);
     }
-    if (outcome.buffer) {
-      log::LogWriterOptions options;
-      options.group = world_.group;
-      options.epoch = outcome.epoch;
-      options.segment_bytes = limits::kSegmentBytesMin;
-      options.seal_after_ns = 20'000'000;
-      options.write_after_ns = 2'000'000;
-      options.devices = {world_.device};
-      options.next_segment = outcome.next_segment;
-      options.first_wall_ns = world_.wall_ns;
-      writer_ = std::make_unique<log::LogWriter>(
-          &reactor_, &files, &*outcome.buffer, options,
-          log::LogWriter::Events{
-              .durable =
-                  [this](uint64_t lsn) {
-                    EXPECT_GT(lsn, durable_seen_);
-                    durable_seen_ = lsn;
-                    splitter_->log_durable(lsn);
-                  },
-              .sealed = [this](const log::SegmentInfo&) { ++sealed; },
-              .failed = [this](const Status& status) { splitter_->log_failed(status); }});
-      EP_TRY(writer_->prepare());
-    }
     split::SplitterOptions split_options;
     split_options.ack = options_.ack;
     split_options.flush = options_.flush;
-    split_options.last_time_ns = outcome.last_time_ns;
     split_options.clean_interval_ns = options_.clean_interval_ns;
     splitter_ = std::make_unique<split::Splitter>(
-        &reactor_, outcome.buffer ? &*outcome.buffer : nullptr, writer_.get(), record_.get(),
-        split_options, split::Splitter::Events{.gap = [this](const format::Gap& gap) {
-          ++gaps;
-          last_gap = gap;
-        }});
+        &reactor_, record_.get(), split_options,
+        split::Splitter::Events{
+            .gap = [this](const format::Gap& gap) { protection_->gap_opened(gap); }});
+    std::vector<Protection::Volume> volumes;
     for (uint16_t volume = 0; volume < kVolumes; ++volume) {
       errors_.push_back(std::make_unique<block::ErrorDevice>(*devices_[volume]));
       block::DelayOptions delay;
@@ -226,9 +232,11 @@ class Life {
       fronts_.push_back(
           splitter_->add_volume(volume, delays_[volume].get(), regions_[volume].get()));
       regions_[volume]->on_failed = [this](const Status& status) {
-        splitter_->open_gap(status.message());
+        protection_->regions_failed(status);
       };
+      volumes.push_back({volume, kVolumeBytes, regions_[volume].get()});
     }
+    protection_->start(splitter_.get(), volumes);
     splitter_->start();
     world_.created = true;
     opened_ = true;
@@ -285,7 +293,7 @@ class Life {
                               [this, label](const Status& status, uint64_t lsn, uint64_t) {
                                 --own_entries_;
                                 if (!status) return;
-                                EXPECT_LE(lsn, writer_->durable_lsn());
+                                EXPECT_LE(lsn, writer()->durable_lsn());
                                 world_.markers.insert(label);
                               });
   }
@@ -299,20 +307,29 @@ class Life {
     return in_flight() == 0;
   }
 
+  /// Until protection is whole again; false when it never is.
+  bool heal() {
+    for (int i = 0; i < 1'000'000 && splitter_->in_gap(); ++i) run(10'000'000);
+    return !splitter_->in_gap();
+  }
+
   /// As volume::Group closes a group.
   Status close() {
     if (!drain()) return Status(Code::kBusy, "requests never ended");
+    if (!wait([&](std::function<void()> done) { protection_->stop_healing(done); })) {
+      return Status(Code::kBusy, "heals for ever");
+    }
     if (!wait([&](std::function<void()> done) { splitter_->quiesce(done); })) {
       return Status(Code::kBusy, "never quiet");
     }
     Status status;
-    if (writer_ && !splitter_->in_gap()) {
+    if (!splitter_->in_gap()) {
       const bool ended = wait([&](std::function<void()> done) {
-        writer_->seal(splitter_->last_lsn(), format::SealReason::kClose,
-                      [&status, done](const Status& sealed, uint64_t) {
-                        status = sealed;
-                        done();
-                      });
+        writer()->seal(splitter_->last_lsn(), format::SealReason::kClose,
+                       [&status, done](const Status& sealed, uint64_t) {
+                         status = sealed;
+                         done();
+                       });
       });
       if (!ended) return Status(Code::kBusy, "never sealed");
     }
@@ -329,7 +346,6 @@ class Life {
     for (int i = 0; i < 100'000 && !idle(); ++i) run(1'000'000);
     if (!idle()) return Status(Code::kBusy, "never idle");
     format::GroupRecord last = splitter_->record();
-    const bool in_gap = splitter_->in_gap();
     last.last_lsn = splitter_->last_lsn();
     last.last_time_ns = splitter_->last_time_ns();
     last.closed_cleanly = true;
@@ -341,16 +357,15 @@ class Life {
       if (!info) return info.status();
       last.primaries.push_back({volume, {info->size, info->mtime_ns, info->ctime_ns}});
     }
-    if (status && !in_gap) status = record_->save(last);
-    if (writer_) {
-      if (!wait([&](std::function<void()> done) { writer_->stop(done); })) {
-        return Status(Code::kBusy, "never stopped");
-      }
+    if (status) status = record_->save(last);
+    if (!wait([&](std::function<void()> done) { protection_->stop_log(done); })) {
+      return Status(Code::kBusy, "never stopped");
     }
     last_lsn = splitter_->last_lsn();
     end_wall();
     splitter_.reset();
-    writer_.reset();
+    protection_.reset();
+    store_.reset();
     regions_.clear();
     delays_.clear();
     errors_.clear();
@@ -369,7 +384,8 @@ class Life {
   }
 
   split::Splitter& splitter() { return *splitter_; }
-  log::LogWriter* writer() { return writer_.get(); }
+  log::LogWriter* writer() { return protection_->writer(); }
+  [[nodiscard]] const OpenFindings& opened() const { return protection_->opened(); }
   block::ErrorDevice& errors(uint16_t volume) { return *errors_[volume]; }
   block::DelayDevice& delays(uint16_t volume) { return *delays_[volume]; }
   drl::RegionLog& regions(uint16_t volume) { return *regions_[volume]; }
@@ -381,9 +397,9 @@ class Life {
  public:
   io::TestFileSystem files;
   io::SimEngine engine;
-  OpenOutcome outcome;
   uint64_t sealed = 0;
   uint64_t gaps = 0;
+  uint64_t healed = 0;
   format::Gap last_gap;
   uint64_t last_lsn = 0;
 
@@ -421,7 +437,7 @@ class Life {
                                                       : options_.ack == split::Ack::kBoth;
     if (promised && !splitter_->in_gap() && req.outcome == block::Outcome::kOk) {
       req.durable_known = true;
-      req.durable = writer_->durable_lsn();
+      req.durable = writer()->durable_lsn();
     }
     // Not freed inside its own callback.
     const auto found = flying_.find(id);
@@ -437,13 +453,13 @@ class Life {
   std::vector<std::unique_ptr<block::ErrorDevice>> errors_;
   std::vector<std::unique_ptr<block::DelayDevice>> delays_;
   std::vector<std::unique_ptr<drl::RegionLog>> regions_;
-  std::unique_ptr<log::LogWriter> writer_;
+  std::unique_ptr<nvram::BufferStore> store_;
+  std::unique_ptr<Protection> protection_;
   std::unique_ptr<split::Splitter> splitter_;
   std::vector<block::Device*> fronts_;
   std::map<uint64_t, std::unique_ptr<block::TestRequest>> flying_;
   std::deque<std::unique_ptr<block::TestRequest>> done_;
   uint64_t own_entries_ = 0;
-  uint64_t durable_seen_ = 0;
   bool opened_ = false;
   bool closed_ = false;
 };
@@ -492,12 +508,13 @@ struct LogSum {
   uint64_t errors = 0;
   uint64_t read_back = 0;
   uint64_t unknown = 0;
+  uint64_t gaps = 0;
   bool all_sealed = true;
 };
 
 /// Reads the whole log and checks it against the model. `complete`: it holds everything that was
-/// answered (not so behind a gap).
-inline LogSum check_log(World& world, bool complete) {
+/// answered (not so behind a gap). `equal`: replayed, it equals the primaries all the same.
+inline LogSum check_log(World& world, bool complete, bool equal = false) {
   LogSum sum;
   std::vector<log::ReadEntry> entries;
   for (log::ReadSegment& segment : log::read_segments(world.device.folder)) {
@@ -522,6 +539,11 @@ inline LogSum check_log(World& world, bool complete) {
     const format::Entry& entry = read.entry;
     // After a crash a batch may stand behind one that did not get through: it is not part of the
     // log.
+    if (read.lsn != sum.last_lsn + 1 && entry.type == format::EntryType::kGap) {
+      EXPECT_GT(read.lsn, sum.last_lsn);  // an epoch that began in a gap
+      sum.last_lsn = read.lsn - 1;
+      ++sum.gaps;
+    }
     if (!complete && read.lsn != sum.last_lsn + 1) break;
     EXPECT_EQ(read.lsn, sum.last_lsn + 1);
     EXPECT_GT(entry.time_ns, time);
@@ -533,7 +555,11 @@ inline LogSum check_log(World& world, bool complete) {
     disks[entry.volume].apply(read);
     Req* req = nullptr;
     using Type = format::EntryType;
-    if (entry.type == Type::kWrite && entry.flags == 0) {
+    if (entry.flags == format::kEntryFlagResync) {
+      ++sum.read_back;
+    } else if (entry.type == Type::kGap) {
+      EXPECT_TRUE(format::decode_gap(read.data));
+    } else if (entry.type == Type::kWrite) {
       const auto id = load_le<uint64_t>(read.data.data());
       const auto found = all.find(id);
       if (found == all.end()) {
@@ -551,9 +577,6 @@ inline LogSum check_log(World& world, bool complete) {
           break;
         }
       }
-    } else if (entry.type == Type::kWrite) {
-      EXPECT_EQ(entry.flags, format::kEntryFlagResync);
-      ++sum.read_back;
     } else if (entry.type == Type::kDiscard || entry.type == Type::kWriteZeroes) {
       const auto op = entry.type == Type::kDiscard ? block::Op::kDiscard : block::Op::kWriteZeroes;
       auto& queue = plain[{static_cast<int>(op), entry.volume, entry.sector * 512,
@@ -630,7 +653,7 @@ inline LogSum check_log(World& world, bool complete) {
       EXPECT_LE(highest, req->durable) << "flush " << req->id;
     }
   }
-  if (complete) {
+  if (complete || equal) {
     for (uint16_t volume = 0; volume < kVolumes; ++volume) {
       const int64_t at = disks[volume].difference(log::read_whole(world.primary_path(volume)));
       EXPECT_EQ(at, -1) << "primary " << volume << " differs from the replayed log at this sector";
@@ -655,7 +678,7 @@ inline void check_dirty_regions(World& world) {
   uint64_t lsn = 0;
   for (const log::ReadSegment& segment : log::read_segments(world.device.folder)) {
     for (const log::ReadEntry& read : segment.entries) {
-      if (read.lsn != lsn + 1) break;  // behind a hole
+      if (read.lsn != lsn + 1 && read.entry.type != format::EntryType::kGap) break;  // a hole
       lsn = read.lsn;
       disks[read.entry.volume].apply(read);
     }

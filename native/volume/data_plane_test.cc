@@ -2,6 +2,7 @@
 #include "volume/data_plane.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -34,9 +35,16 @@ class DataPlaneTest : public testing::Test {
   }
   void start() {
     plane_.reset();
-    auto made = DataPlane::create({.state_folder = state(), .reactors = 1, .faults = {}}, {});
+    auto made = DataPlane::create({.state_folder = state(), .reactors = 1, .buffer_budget_bytes = 0, .faults = {}}, {});
     ASSERT_TRUE(made) << made.status().to_string();
     plane_ = std::move(*made);
+  }
+  void wait_until_protected() {
+    for (int i = 0; i < 1'000 && plane_->status(config_.id)->state != GroupState::kProtected; ++i) {
+      usleep(10'000);
+    }
+    ASSERT_EQ(plane_->status(config_.id)->state, GroupState::kProtected)
+        << plane_->status(config_.id)->reason;
   }
   [[nodiscard]] std::string state() const { return directory_.path() + "/state"; }
   [[nodiscard]] std::string group_state() const { return state() + "/" + config_.id.to_string(); }
@@ -49,7 +57,7 @@ class DataPlaneTest : public testing::Test {
 TEST_F(DataPlaneTest, LifeOfAGroup) {
   auto status = plane_->open_group(config_, true);
   ASSERT_TRUE(status) << status.status().to_string();
-  EXPECT_FALSE(status->in_gap);
+  EXPECT_EQ(status->state, GroupState::kProtected) << status->reason;
   EXPECT_EQ(status->epoch, 1u);
   EXPECT_EQ(status->lsn, 2u) << "one geometry entry a volume";
   EXPECT_EQ(plane_->open_group(config_, false).status().code(), Code::kAlreadyExists);
@@ -71,7 +79,7 @@ TEST_F(DataPlaneTest, LifeOfAGroup) {
   start();
   status = plane_->open_group(config_, false);
   ASSERT_TRUE(status) << status.status().to_string();
-  EXPECT_FALSE(status->in_gap);
+  EXPECT_EQ(status->state, GroupState::kProtected) << status->reason;
   EXPECT_EQ(status->epoch, 2u);
   EXPECT_EQ(status->lsn, 3u);
   EXPECT_EQ(plane_->add_marker(config_.id, "second", 0)->lsn, 4u);
@@ -85,12 +93,40 @@ TEST_F(DataPlaneTest, TouchedPrimaryIsAGap) {
     std::fstream file(config_.volumes[1].path, std::ios::binary | std::ios::in | std::ios::out);
     file.put('x');
   }
-  const auto status = plane_->open_group(config_, false);
+  auto status = plane_->open_group(config_, false);
   ASSERT_TRUE(status);
-  EXPECT_TRUE(status->in_gap);
-  ASSERT_TRUE(status->gap);
-  EXPECT_EQ(status->gap->from_lsn, 2u);
+  ASSERT_EQ(status->gaps.size(), 1u);
+  EXPECT_EQ(status->gaps[0].from_lsn, 2u);
+  // Everything is looked at, one sector differs, and protection is whole again.
+  wait_until_protected();
+  status = plane_->status(config_.id);
+  ASSERT_EQ(status->gaps.size(), 1u);
+  EXPECT_EQ(status->gaps[0].from_lsn, 2u);
+  EXPECT_GT(status->gaps[0].to_lsn, 2u);
+  EXPECT_EQ(status->counters.resync_bytes, 512u);
+  EXPECT_TRUE(plane_->add_marker(config_.id, "again", 0));
+}
+
+TEST_F(DataPlaneTest, PauseAndResume) {
+  ASSERT_TRUE(plane_->open_group(config_, true));
+  ASSERT_TRUE(plane_->pause(config_.id));
+  auto status = plane_->status(config_.id);
+  EXPECT_EQ(status->state, GroupState::kPaused);
+  EXPECT_FALSE(status->reason.empty());
   EXPECT_EQ(plane_->add_marker(config_.id, "never", 0).status().code(), Code::kBusy);
+  EXPECT_EQ(plane_->seal(config_.id).status().code(), Code::kBusy);
+  ASSERT_TRUE(plane_->pause(config_.id));
+  // A pause lasts over a restart.
+  ASSERT_TRUE(plane_->close_group(config_.id, false));
+  ASSERT_TRUE(plane_->open_group(config_, false));
+  EXPECT_EQ(plane_->status(config_.id)->state, GroupState::kPaused);
+  ASSERT_TRUE(plane_->resume(config_.id));
+  wait_until_protected();
+  ASSERT_TRUE(plane_->resume(config_.id));
+  EXPECT_TRUE(plane_->add_marker(config_.id, "again", 0));
+  ASSERT_TRUE(plane_->close_group(config_.id, false));
+  ASSERT_TRUE(plane_->open_group(config_, false));
+  EXPECT_EQ(plane_->status(config_.id)->state, GroupState::kProtected);
 }
 
 TEST_F(DataPlaneTest, ForgetLeavesNoState) {
@@ -125,7 +161,7 @@ TEST_F(DataPlaneTest, CreationOverAnExistingGroupTouchesNothing) {
   EXPECT_EQ(plane_->open_group(config_, true).status().code(), Code::kAlreadyExists);
   const auto status = plane_->open_group(config_, false);
   ASSERT_TRUE(status) << status.status().to_string();
-  EXPECT_FALSE(status->in_gap);
+  EXPECT_EQ(status->state, GroupState::kProtected) << status->reason;
   EXPECT_EQ(status->lsn, 3u);
 }
 
