@@ -201,7 +201,7 @@ class Life {
                     splitter_->log_durable(lsn);
                   },
               .sealed = [this](const log::SegmentInfo&) { ++sealed; },
-              .failed = [this](const Status& status) { splitter_->log_failed(status); }});
+              .trouble = [this](const Status& status) { splitter_->log_failed(status); }});
       EP_TRY(writer_->prepare());
     }
     split::SplitterOptions split_options;

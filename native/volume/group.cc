@@ -242,7 +242,7 @@ Status Group::recover(bool create) {
         log::LogWriter::Events{
             .durable = [this](uint64_t lsn) { splitter_->log_durable(lsn); },
             .sealed = [this](const log::SegmentInfo& info) { on_sealed(info); },
-            .failed = [this](const Status& status) { splitter_->log_failed(status); }});
+            .trouble = [this](const Status& status) { splitter_->log_failed(status); }});
     if (const Status prepared = writer_->prepare(); !prepared) {
       if (create) return prepared;
       EP_TRY(open_in_gap(prepared, outcome->next_lsn - 1, outcome->last_time_ns));
