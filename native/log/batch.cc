@@ -38,6 +38,20 @@ format::SegmentTrailer SegmentCursor::trailer(uint64_t sealed_ns, format::SealRe
   return trailer;
 }
 
+CursorMark SegmentCursor::mark() const {
+  return {static_cast<uint32_t>(directory.size()), chain, end, last_lsn, last_time_ns, data_bytes};
+}
+
+void SegmentCursor::cut_back(const CursorMark& mark) {
+  EP_ASSERT(mark.batches != 0 && mark.batches <= directory.size());
+  directory.resize(mark.batches);
+  chain = mark.chain;
+  end = mark.end;
+  last_lsn = mark.last_lsn;
+  last_time_ns = mark.last_time_ns;
+  data_bytes = mark.data_bytes;
+}
+
 SegmentInfo SegmentCursor::info() const {
   SegmentInfo info;
   info.segment = made.number;

@@ -17,6 +17,16 @@
 
 namespace ep::log {
 
+/// Where a segment ended after one of its batches.
+struct CursorMark {
+  uint32_t batches = 0;
+  uint32_t chain = 0;
+  uint64_t end = 0;
+  uint64_t last_lsn = 0;
+  uint64_t last_time_ns = 0;
+  uint64_t data_bytes = 0;
+};
+
 /// A segment as far as batches have been cut for it.
 struct SegmentCursor {
   NewSegmentFile made;
@@ -33,6 +43,9 @@ struct SegmentCursor {
 
   [[nodiscard]] bool empty() const { return directory.empty(); }
   [[nodiscard]] uint64_t entries() const { return empty() ? 0 : last_lsn - first_lsn + 1; }
+  [[nodiscard]] CursorMark mark() const;
+  /// Forgets every batch behind `mark`, which has one at least.
+  void cut_back(const CursorMark& mark);
   /// The trailer of what was cut; seal_segment_file adds the directory.
   [[nodiscard]] format::SegmentTrailer trailer(uint64_t sealed_ns, format::SealReason reason) const;
   /// File size, path and `sealed` are the caller's.

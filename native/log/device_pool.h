@@ -84,8 +84,11 @@ class DevicePool {
   [[nodiscard]] bool may_use(size_t index, uint64_t now_ns) const;
   /// It may be used, has room as far as is known, and no recent trouble.
   [[nodiscard]] bool is_good(size_t index, uint64_t now_ns) const;
+  /// It failed a short while ago.
+  [[nodiscard]] bool had_trouble(size_t index, uint64_t now_ns) const;
   [[nodiscard]] bool another_is_good(size_t index, uint64_t now_ns) const;
-  /// When the first device that is being left alone may be tried again; ~0 for none.
+  /// When the first device may be tried again (past: it may be now); ~0 for none, that is, until an
+  /// operation ends.
   [[nodiscard]] uint64_t next_retry_ns() const;
 
   /// Those that may be tried now; free space is not looked up.
@@ -94,13 +97,15 @@ class DevicePool {
   struct MakeOutcome {
     struct Tried {
       size_t index = 0;
-      Status status;  // of making the segment; ok when it was not asked to
+      Status status;  // ok when it has the segment, or was not asked for it
       bool full = false;
     };
     std::vector<Tried> tried;
     std::optional<NewSegmentFile> made;
   };
   /// Blocking, any thread: looks up free space, then makes a segment on the best of `choices`.
+  /// Those with recent trouble are not even looked at while another one can take it: a call to a
+  /// device that hangs does not come back.
   static MakeOutcome make(io::FileSystem& file_system, const std::vector<DeviceFolder>& folders,
                           std::vector<DeviceChoice> choices, uint64_t number, uint64_t bytes,
                           uint64_t wall_ns);
@@ -120,7 +125,6 @@ class DevicePool {
     uint64_t given_bytes = 0;
     unsigned held = 0;
   };
-  [[nodiscard]] bool recent_trouble(const Device& device, uint64_t now_ns) const;
   static void enter(Device& device, DeviceState state, const std::string& reason, uint64_t wall_ns);
 
   std::vector<DeviceFolder> folders_;

@@ -5,41 +5,11 @@
 #include <cerrno>
 
 #include "base/limits.h"
-#include "log/batch.h"
+#include "log/log_writer_parts.h"
 
 namespace ep::log {
 
 using format::SealReason;
-
-struct LogWriter::Segment {
-  SegmentCursor cursor;
-  LogWriter* writer = nullptr;
-  uint64_t opened_ns = 0;      // monotonic
-  uint64_t published_lsn = 0;  // last LSN whose batch, and all before, are written
-  uint64_t published_time_ns = 0;
-  uint64_t published_end = 0;
-  uint64_t synced_lsn = 0;
-  uint64_t synced_end = 0;
-  uint64_t sync_target = 0;
-  bool closing = false;
-  bool syncing = false;
-  SealReason reason{};
-  io::Op sync_op;
-
-  [[nodiscard]] bool empty() const { return cursor.empty(); }
-  [[nodiscard]] bool all_durable() const { return !syncing && synced_lsn == cursor.last_lsn; }
-};
-
-struct LogWriter::Batch {
-  io::Op op;
-  BatchBytes bytes;
-  LogWriter* writer = nullptr;
-  Segment* segment = nullptr;
-  uint64_t last_lsn = 0;
-  uint64_t last_time_ns = 0;
-  uint64_t end = 0;
-  bool done = false;
-};
 
 LogWriter::LogWriter(reactor::Reactor* reactor, io::FileSystem* file_system,
                      format::EntrySource* source, LogWriterOptions options, Events events)
@@ -48,6 +18,7 @@ LogWriter::LogWriter(reactor::Reactor* reactor, io::FileSystem* file_system,
       source_(source),
       options_(std::move(options)),
       events_(std::move(events)),
+      pool_(std::move(options_.devices), options_.pool),
       next_segment_number_(options_.next_segment),
       taken_lsn_(source->head()),
       durable_lsn_(source->head() - 1),
@@ -57,25 +28,34 @@ LogWriter::LogWriter(reactor::Reactor* reactor, io::FileSystem* file_system,
     idle_batches_.back()->writer = this;
   }
   timer_.on_fire = [this] { on_timer(); };
+  upkeep_timer_.on_fire = [this] { on_upkeep(); };
 }
 
 LogWriter::~LogWriter() {
-  EP_ASSERT(flying_.empty() && !sealing_ && !next_ordered_ && syncs_running_ == 0);
-  EP_ASSERT(!timer_.armed());
-  if (next_) segments_.push_back(std::move(next_));
+  EP_ASSERT(flying_.empty() && abandoned_.empty() && syncs_running_ == 0);
+  EP_ASSERT(working_since_ns_ == 0 && ordered_since_ns_ == 0);
+  EP_ASSERT(!timer_.armed() && !upkeep_timer_.armed());
+  if (next_) discarded_.push_back(std::move(next_));
   for (const auto& segment : segments_) {
+    if (segment->sealed) continue;
     file_system_->close(segment->cursor.made.file);
     // Without a batch it says nothing; what cannot be removed now goes at the next open.
     if (segment->empty()) (void)file_system_->remove(segment->cursor.made.absolute_path).is_ok();
   }
+  for (const auto& segment : discarded_) {
+    file_system_->close(segment->cursor.made.file);
+    (void)file_system_->remove(segment->cursor.made.absolute_path).is_ok();
+  }
 }
 
 Status LogWriter::prepare() {
-  auto made = make_segment_file(*file_system_, options_.devices, next_segment_number_,
-                                options_.segment_bytes, options_.first_wall_ns);
-  if (!made) return made.status();
+  const uint64_t now = reactor_->now_ns();
+  const auto outcome =
+      DevicePool::make(*file_system_, pool_.folders(), pool_.candidates(now), next_segment_number_,
+                       options_.segment_bytes, options_.first_wall_ns);
+  EP_TRY(pool_.learn(outcome, now, options_.first_wall_ns));
   ++next_segment_number_;
-  adopt_next(*made);
+  adopt_next(*outcome.made);
   return Status::ok();
 }
 
@@ -98,27 +78,13 @@ void LogWriter::want_durable(uint64_t lsn) {
 }
 
 void LogWriter::seal(uint64_t lsn, SealReason reason, std::function<void(Status, uint64_t)> done) {
-  if (failed_ || stopping_) {
+  if (stopping_) {
     done(Status(Code::kCancelled, "the log is not being written"), sealed_lsn_);
     return;
   }
   seal_wishes_.push_back({lsn, reason, std::move(done)});
   want_durable(lsn);
   serve_seal_wishes();
-}
-
-void LogWriter::stop(std::function<void()> quiet) {
-  stopping_ = true;
-  quiet_ = std::move(quiet);
-  reactor_->cancel_timer(&timer_);
-  check_quiet();
-}
-
-void LogWriter::check_quiet() {
-  if (!quiet_ || !flying_.empty() || sealing_ || next_ordered_ || syncs_running_ != 0) return;
-  const std::function<void()> quiet = std::move(quiet_);
-  quiet_ = nullptr;
-  quiet();
 }
 
 bool LogWriter::should_cut() const {
@@ -129,16 +95,18 @@ bool LogWriter::should_cut() const {
 }
 
 void LogWriter::pump() {
-  if (stopping_ || failed_) return;
+  if (stopping_) return;
   while (should_cut() && cut_batch()) {
   }
   maybe_sync();
+  // No segment to write to, and none to be had just now: somebody has to try again.
+  if (active() == nullptr && ordered_since_ns_ == 0 && should_cut()) arm_upkeep();
 }
 
 /// Starts one batch of what is in the buffer; false when that must wait (both batches in flight, no
 /// segment ready).
 bool LogWriter::cut_batch() {
-  if (idle_batches_.empty()) return false;
+  if (flying_.size() >= limits::kBatchesInFlightMax) return false;
   const BatchPlan plan = plan_batch(*source_, taken_lsn_);
   if (Segment* segment = active(); segment != nullptr && !segment->empty()) {
     if (!batch_fits(segment->cursor, plan)) {
@@ -149,17 +117,24 @@ bool LogWriter::cut_batch() {
   }
   if (active() == nullptr && !take_next_segment()) return false;
   Segment* segment = active();
-  if (segment->empty()) segment->opened_ns = reactor_->now_ns();
+  const uint64_t now = reactor_->now_ns();
+  if (segment->empty()) segment->opened_ns = now;
+  // Those of given-up segments keep their memory: then there is one too few.
+  if (idle_batches_.empty()) {
+    idle_batches_.push_back(std::make_unique<Batch>());
+    idle_batches_.back()->writer = this;
+  }
   Batch* batch = idle_batches_.back().get();
   flying_.push_back(std::move(idle_batches_.back()));
   idle_batches_.pop_back();
+  batch->first_lsn = taken_lsn_;
   batch->bytes.cut(segment->cursor, *source_, taken_lsn_, plan);
   batch->segment = segment;
+  batch->started_ns = now;
   batch->done = false;
-  batch->end = segment->cursor.end;
-  batch->last_lsn = segment->cursor.last_lsn;
-  batch->last_time_ns = segment->cursor.last_time_ns;
-  taken_lsn_ = batch->last_lsn + 1;
+  batch->mark = segment->cursor.mark();
+  taken_lsn_ = batch->mark.last_lsn + 1;
+  ++segment->ops;
   batch->op = io::Op{};
   batch->op.kind = io::Op::Kind::kWrite;
   batch->op.file = segment->cursor.made.file;
@@ -173,6 +148,7 @@ bool LogWriter::cut_batch() {
   ++stats_.batches;
   stats_.bytes += batch->bytes.size();
   reactor_->engine().submit(&batch->op);
+  watch_for_hang(now);
   if (segment->cursor.end > segment->cursor.made.capacity_bytes / 2) order_next_segment();
   return true;
 }
@@ -183,39 +159,41 @@ void LogWriter::on_batch_written(io::Op* op, int32_t result) {
 }
 
 void LogWriter::batch_done(Batch* batch, int32_t result) {
+  Segment* segment = batch->segment;
+  --segment->ops;
+  if (segment->given_up) {
+    abandoned_done(batch);
+    return;
+  }
   batch->done = true;
   if (result < 0 || static_cast<uint64_t>(result) != batch->bytes.size()) {
     // A short write on an allocated file is a device in trouble as well.
     const int error = result < 0 ? -result : EIO;
-    fail(Status::from_errno(error,
-                            "writing log segment " + batch->segment->cursor.made.absolute_path));
+    give_up(segment,
+            Status::from_errno(error, "writing log segment " + segment->cursor.made.absolute_path));
   }
   while (!flying_.empty() && flying_.front()->done) {
     std::unique_ptr<Batch> front = std::move(flying_.front());
     flying_.pop_front();
-    if (!failed_) {
-      front->segment->published_lsn = front->last_lsn;
-      front->segment->published_time_ns = front->last_time_ns;
-      front->segment->published_end = front->end;
-    }
+    front->segment->published = front->mark;
     idle_batches_.push_back(std::move(front));
   }
-  pump();
-  check_quiet();
+  go_on();
 }
 
 /// Syncs a file whose written entries are wanted, when a quarter of the buffer waits for it, or
 /// when it is to be sealed.
 void LogWriter::maybe_sync() {
-  if (failed_) return;
   for (const auto& segment : segments_) {
-    if (segment->syncing || segment->published_lsn <= segment->synced_lsn) continue;
-    const bool wanted = wanted_lsn_ > segment->synced_lsn;
-    const bool much = segment->published_end - segment->synced_end >= source_->data_bytes() / 4;
+    if (segment->syncing || segment->published.batches <= segment->synced.batches) continue;
+    const bool wanted = wanted_lsn_ > segment->synced.last_lsn;
+    const bool much = segment->published.end - segment->synced.end >= source_->data_bytes() / 4;
     if (!wanted && !much && !segment->closing) continue;
+    const uint64_t now = reactor_->now_ns();
     segment->syncing = true;
-    segment->sync_target = segment->published_lsn;
-    segment->synced_end = segment->published_end;
+    segment->sync_started_ns = now;
+    segment->sync_target = segment->published;
+    ++segment->ops;
     segment->sync_op = io::Op{};
     segment->sync_op.kind = io::Op::Kind::kSyncData;
     segment->sync_op.file = segment->cursor.made.file;
@@ -225,6 +203,7 @@ void LogWriter::maybe_sync() {
     ++syncs_running_;
     ++stats_.syncs;
     reactor_->engine().submit(&segment->sync_op);
+    watch_for_hang(now);
   }
 }
 
@@ -235,31 +214,38 @@ void LogWriter::on_synced(io::Op* op, int32_t result) {
 
 void LogWriter::sync_done(Segment* segment, int32_t result) {
   segment->syncing = false;
+  --segment->ops;
   --syncs_running_;
-  if (result < 0) {
-    // What the kernel could not write it has forgotten: this file is never trusted again.
-    fail(Status::from_errno(-result, "syncing log segment " + segment->cursor.made.absolute_path));
-  } else if (!failed_) {
-    segment->synced_lsn = segment->sync_target;
+  if (segment->given_up) {
+    // Even a late success says nothing: its entries are being written again.
+    pool_.release(device_of(*segment));
+  } else if (result < 0) {
+    // What the kernel could not write it has forgotten: nothing behind the last sync is trusted.
+    give_up(segment, Status::from_errno(
+                         -result, "syncing log segment " + segment->cursor.made.absolute_path));
+  } else {
+    segment->synced = segment->sync_target;
+    pool_.worked(device_of(*segment), reactor_->engine().wall_ns());
     advance_durable();
     serve_seal_wishes();
-    maybe_seal_front();
-    pump();
   }
-  check_quiet();
+  go_on();
 }
 
 void LogWriter::advance_durable() {
   uint64_t durable = durable_lsn_;
   for (const auto& segment : segments_) {
-    durable = std::max(durable, segment->synced_lsn);
-    if (!segment->closing || !segment->all_durable()) break;
+    durable = std::max(durable, segment->synced.last_lsn);
+    if (!segment->closing || !segment->all_synced()) break;
   }
   if (durable == durable_lsn_) return;
   durable_lsn_ = durable;
   pending_since_ns_ = durable + 1 == source_->head() ? 0 : reactor_->now_ns();
   arm_timer();
+  const bool recovered = in_trouble_ && durable >= trouble_lsn_;
+  if (recovered) in_trouble_ = false;
   events_.durable(durable);
+  if (recovered && !stopping_ && events_.recovered) events_.recovered();
 }
 
 void LogWriter::close_active(SealReason reason) {
@@ -268,7 +254,7 @@ void LogWriter::close_active(SealReason reason) {
   segment->closing = true;
   segment->reason = reason;
   maybe_sync();
-  maybe_seal_front();
+  work_off();
 }
 
 void LogWriter::serve_seal_wishes() {
@@ -289,70 +275,33 @@ void LogWriter::serve_seal_wishes() {
   }
 }
 
-/// Segments are sealed one at a time, in order, so that sealed_lsn only ever names a contiguous
-/// log.
-void LogWriter::maybe_seal_front() {
-  if (sealing_ || failed_ || segments_.empty()) return;
-  Segment* segment = segments_.front().get();
-  if (!segment->closing || !segment->all_durable()) return;
-  sealing_ = true;
-  const format::SegmentTrailer trailer =
-      segment->cursor.trailer(reactor_->engine().wall_ns(), segment->reason);
-  auto outcome = std::make_shared<Result<uint64_t>>(uint64_t{0});
-  reactor_->offload(
-      [this, segment, trailer, outcome] {
-        *outcome = seal_segment_file(*file_system_, segment->cursor.made.file,
-                                     segment->cursor.directory, segment->cursor.end, trailer);
-      },
-      [this, segment, outcome] {
-        SegmentInfo info = segment->cursor.info();
-        if (*outcome) info.file_bytes = **outcome;
-        info.sealed = outcome->is_ok();
-        seal_done(outcome->status(), info);
-      });
-}
-
-void LogWriter::seal_done(const Status& status, const SegmentInfo& info) {
-  sealing_ = false;
-  if (!status) {
-    fail(status);
-  } else {
-    std::unique_ptr<Segment> sealed = std::move(segments_.front());
-    segments_.pop_front();
-    file_system_->close(sealed->cursor.made.file);
-    sealed_lsn_ = info.last_lsn;
-    ++stats_.segments_sealed;
-    stats_.bytes += info.file_bytes - sealed->cursor.end;
-    events_.sealed(info);
-    serve_seal_wishes();
-    maybe_seal_front();
-  }
-  check_quiet();
-}
-
 void LogWriter::order_next_segment() {
-  if (next_ || next_ordered_ || stopping_ || failed_) return;
-  next_ordered_ = true;
+  if (next_ || ordered_since_ns_ != 0 || stopping_) return;
+  const uint64_t now = reactor_->now_ns();
+  auto candidates = pool_.candidates(now);
+  if (candidates.empty()) return;  // asked again when one may be tried
+  ordered_since_ns_ = now;
   const uint64_t number = next_segment_number_++;
-  auto outcome = std::make_shared<std::optional<Result<NewSegmentFile>>>();
+  auto outcome = std::make_shared<DevicePool::MakeOutcome>();
   const uint64_t wall_ns = reactor_->engine().wall_ns();
   reactor_->offload(
-      [this, number, wall_ns, outcome] {
-        outcome->emplace(make_segment_file(*file_system_, options_.devices, number,
-                                           options_.segment_bytes, wall_ns));
+      [this, number, wall_ns, outcome, candidates = std::move(candidates)] {
+        *outcome = DevicePool::make(*file_system_, pool_.folders(), candidates, number,
+                                    options_.segment_bytes, wall_ns);
       },
-      [this, outcome] {
-        next_ordered_ = false;
-        const Result<NewSegmentFile>& made = **outcome;
-        if (made) {
-          adopt_next(*made);
-          pump();
-        } else if (active() == nullptr) {
-          fail(made.status());
-        }
-        // Otherwise there is still room in the active one; asked again when that is full.
-        check_quiet();
-      });
+      [this, outcome] { next_made(*outcome); });
+}
+
+void LogWriter::next_made(const DevicePool::MakeOutcome& outcome) {
+  ordered_since_ns_ = 0;
+  const Status status = pool_.learn(outcome, reactor_->now_ns(), reactor_->engine().wall_ns());
+  if (outcome.made) {
+    adopt_next(*outcome.made);
+  } else if (active() == nullptr && should_cut()) {
+    begin_trouble(status, taken_lsn_);
+  }
+  // Otherwise there is still room in the active one; asked again when that is full.
+  go_on();
 }
 
 void LogWriter::adopt_next(const NewSegmentFile& made) {
@@ -363,28 +312,28 @@ void LogWriter::adopt_next(const NewSegmentFile& made) {
   next_->cursor.epoch = options_.epoch;
 }
 
+/// Makes the segment that was allocated ahead the active one. On a device that fell into trouble
+/// meanwhile it is of no use while there is a better one.
 bool LogWriter::take_next_segment() {
-  if (!next_) {
-    order_next_segment();
-    return false;
+  if (next_) {
+    const uint64_t now = reactor_->now_ns();
+    const size_t device = device_of(*next_);
+    const bool usable = pool_.may_use(device, now);
+    if (usable && (pool_.is_good(device, now) || !pool_.another_is_good(device, now))) {
+      segments_.push_back(std::move(next_));
+      // With one on another device at hand a failure needs no blocking call to get over.
+      if (pool_.size() > 1) order_next_segment();
+      return true;
+    }
+    if (!usable && pool_.candidates(now).empty()) return false;
+    discarded_.push_back(std::move(next_));
   }
-  segments_.push_back(std::move(next_));
-  return true;
-}
-
-void LogWriter::fail(const Status& status) {
-  if (failed_) return;
-  failed_ = true;
-  reactor_->cancel_timer(&timer_);
-  for (SealWish& wish : seal_wishes_) {
-    wish.done(Status(Code::kCancelled, status.message()), sealed_lsn_);
-  }
-  seal_wishes_.clear();
-  events_.failed(status);
+  order_next_segment();
+  return false;
 }
 
 void LogWriter::arm_timer() {
-  if (stopping_ || failed_) return;
+  if (stopping_) return;
   uint64_t deadline = ~uint64_t{0};
   if (pending_since_ns_ != 0) deadline = pending_since_ns_ + options_.write_after_ns;
   if (const Segment* segment = active(); segment != nullptr && !segment->empty()) {
@@ -413,12 +362,14 @@ void LogWriter::on_timer() {
 std::vector<SegmentInfo> LogWriter::unsealed() const {
   std::vector<SegmentInfo> list;
   for (const auto& segment : segments_) {
-    if (segment->synced_lsn == 0) continue;
+    // What is synced behind one that is not has no place in the log yet.
+    if (segment->synced.batches == 0 || segment->synced.last_lsn > durable_lsn_) continue;
     SegmentInfo info = segment->cursor.info();
-    info.last_lsn = segment->synced_lsn;
-    info.last_time_ns = segment->published_time_ns;
+    info.last_lsn = segment->synced.last_lsn;
+    info.last_time_ns = segment->synced.last_time_ns;
     info.entries = info.last_lsn - info.first_lsn + 1;
-    info.file_bytes = segment->published_end;
+    info.data_bytes = segment->synced.data_bytes;
+    info.file_bytes = segment->synced.end;
     list.push_back(info);
   }
   return list;

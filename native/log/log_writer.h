@@ -27,6 +27,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -81,12 +82,12 @@ class LogWriter {
     /// The log cannot be written at the moment; it is being retried. Once until `recovered`.
     std::function<void(const Status&)> trouble;
     /// What could not be written is durable now.
-    std::function<void()> recovered;
+    std::function<void()> recovered = nullptr;
     /// This segment was given up: the owner appends an error entry that names it [0046], which will
     /// stand in the next one. Once per episode of trouble, after `trouble`.
-    std::function<void(uint64_t segment, const Status&)> gave_up;
+    std::function<void(uint64_t segment, const Status&)> gave_up = nullptr;
     /// pinned_lsn() has risen: the owner may free more.
-    std::function<void()> unpinned;
+    std::function<void()> unpinned = nullptr;
   };
   /// pinned_lsn() when nothing is.
   static constexpr uint64_t kNotPinned = ~uint64_t{0};
@@ -151,15 +152,19 @@ class LogWriter {
 
   // log_writer_upkeep.cc: trouble, sealing, removing.
   void give_up(Segment* segment, const Status& status);
-  void abandon_batches(uint64_t from_segment);
+  void abandon_batches();
   void abandoned_done(Batch* batch);
-  void op_of_given_up_ended(Segment* segment);
   void begin_trouble(const Status& status, uint64_t lsn);
+  void go_on();
+  void announce();
   void work_off();
   bool seal_one();
   bool remove_one();
   void seal_done(Segment* segment, const Result<uint64_t>& size);
+  void remove_done(Segment* segment, const Status& status);
   void report_sealed();
+  [[nodiscard]] bool may_work_on(const Segment& segment) const;
+  void watch_for_hang(uint64_t now);
   void give_up_hung();
   [[nodiscard]] size_t device_of(const Segment& segment) const;
   void arm_upkeep();
@@ -203,7 +208,10 @@ class LogWriter {
   reactor::Timer upkeep_timer_;
   bool stopping_ = false;
   bool in_trouble_ = false;
-  uint64_t trouble_lsn_ = 0;       // the trouble ends when this one is durable
+  uint64_t trouble_lsn_ = 0;  // the trouble ends when this one is durable
+  /// To be told when the writer is in order again.
+  std::optional<Status> tell_trouble_;
+  uint64_t tell_gave_up_ = 0;      // a segment; 0: none
   uint64_t ordered_since_ns_ = 0;  // an allocation is at work; 0: none
   uint64_t working_since_ns_ = 0;  // a sealing or removal is at work; 0: none
   unsigned syncs_running_ = 0;

@@ -72,7 +72,7 @@ class Writing {
                                 durable = lsn;
                               },
                           .sealed = [this](const SegmentInfo& info) { sealed.push_back(info); },
-                          .failed = [this](const Status&) { ++failures; }});
+                          .trouble = [this](const Status&) { ++failures; }});
     EXPECT_TRUE(writer->prepare());
   }
   ~Writing() {
@@ -167,44 +167,6 @@ TEST(LogWriter, TimeLimitsWriteAndSeal) {
   log.run(1200, 100'000);
   ASSERT_EQ(log.sealed.size(), 1u);
   EXPECT_EQ(read_segments(log.folder)[0].reason, SealReason::kTime);
-}
-
-TEST(LogWriter, FailureIsToldOnceAndNothingIsDurableAfterwards) {
-  for (const auto kind : {io::Op::Kind::kWrite, io::Op::Kind::kSyncData}) {
-    for (const int32_t result : {-EIO, -ENOSPC, 4096}) {
-      if (result > 0 && kind == io::Op::Kind::kSyncData) continue;
-      for (int skip = 0; skip < 6; ++skip) {
-        Writing log(7);
-        int seen = 0;
-        bool injected = false;
-        uint64_t durable_then = 0;
-        log.engine.fault = [&](const io::Op& op) -> std::optional<io::SimEngine::Fault> {
-          if (op.kind != kind || seen++ != skip) return std::nullopt;
-          injected = true;
-          durable_then = log.durable;
-          return io::SimEngine::Fault{result, result > 0 ? 4096u : 0u};
-        };
-        for (int i = 0; i < 60; ++i) {
-          log.source.add(256, 1);
-          log.writer->notify();
-          log.writer->want_durable(log.source.head() - 1);
-          log.run(5);
-        }
-        log.run(300);
-        ASSERT_TRUE(injected);
-        EXPECT_EQ(log.failures, 1);
-        EXPECT_TRUE(log.writer->failed());
-        EXPECT_EQ(log.durable, durable_then);
-        bool answered = false;
-        log.writer->seal(1, SealReason::kRequest, [&](const Status& status, uint64_t) {
-          answered = true;
-          EXPECT_EQ(status.code(), Code::kCancelled);
-        });
-        EXPECT_TRUE(answered);
-        log.check_readable();
-      }
-    }
-  }
 }
 
 TEST(LogWriter, StopsWithEverythingInFlight) {

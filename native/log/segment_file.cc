@@ -11,8 +11,24 @@ namespace {
 
 std::string parent_of(const std::string& path) { return path.substr(0, path.find_last_of('/')); }
 
-Result<NewSegmentFile> make_on_device(io::FileSystem& file_system, const DeviceFolder& device,
-                                      uint64_t number, uint64_t bytes, uint64_t wall_ns) {
+/// Real blocks for up to `bytes`; what free space promises a quota or the file system's own needs
+/// may refuse, so it is asked for less and less. Returns how many it got.
+Result<uint64_t> allocate_up_to(io::FileSystem& file_system, io::FileId file, uint64_t bytes) {
+  for (;;) {
+    const Status status = file_system.allocate(file, 0, bytes);
+    if (status) return bytes;
+    const uint64_t half = bytes / 2 & ~(kPageBytes - 1);
+    if (status.code() != Code::kNoSpace || half < limits::kSegmentBytesMin) return status;
+    // What was allocated before it failed goes back.
+    EP_TRY(file_system.truncate(file, 0));
+    bytes = half;
+  }
+}
+
+}  // namespace
+
+Result<NewSegmentFile> make_segment_file(io::FileSystem& file_system, const DeviceFolder& device,
+                                         uint64_t number, uint64_t bytes, uint64_t wall_ns) {
   auto space = file_system.space(device.folder);
   if (!space) return space.status();
   bytes = std::min(bytes, space->free_bytes / 2) & ~(kPageBytes - 1);
@@ -24,7 +40,6 @@ Result<NewSegmentFile> make_on_device(io::FileSystem& file_system, const DeviceF
   made.device = &device;
   made.number = number;
   made.created_ns = wall_ns;
-  made.capacity_bytes = bytes;
   made.absolute_path = device.folder + "/" + format::segment_relative_path(number, wall_ns);
   const std::string day = parent_of(made.absolute_path);
   EP_TRY(file_system.make_directories(day));
@@ -42,7 +57,9 @@ Result<NewSegmentFile> make_on_device(io::FileSystem& file_system, const DeviceF
   }
   made.file = *file;
   made.in_memory = info && info->in_memory;
-  Status status = file_system.allocate(made.file, 0, bytes);
+  const auto allocated = allocate_up_to(file_system, made.file, bytes);
+  Status status = allocated.status();
+  if (allocated) made.capacity_bytes = *allocated;
   if (status) status = file_system.sync(made.file);
   if (status) status = file_system.sync_directory(day);
   if (status) status = file_system.sync_directory(parent_of(day));
@@ -55,14 +72,12 @@ Result<NewSegmentFile> make_on_device(io::FileSystem& file_system, const DeviceF
   return made;
 }
 
-}  // namespace
-
 Result<NewSegmentFile> make_segment_file(io::FileSystem& file_system,
                                          const std::vector<DeviceFolder>& devices, uint64_t number,
                                          uint64_t bytes, uint64_t wall_ns) {
   Status last(Code::kNoSpace, "the group has no device for its log");
   for (const DeviceFolder& device : devices) {
-    auto made = make_on_device(file_system, device, number, bytes, wall_ns);
+    auto made = make_segment_file(file_system, device, number, bytes, wall_ns);
     if (made) return made;
     last = made.status();
   }

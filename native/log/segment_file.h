@@ -25,16 +25,20 @@ struct NewSegmentFile {
   bool in_memory = false;
 };
 
-/// Makes and allocates a segment on the first device with room; its header is not written yet. The
-/// size shrinks on a device that is nearly full, down to the smallest allowed. kNoSpace when no
-/// device can take one.
+/// Makes and allocates a segment on this device; its header is not written yet. The size shrinks on
+/// a device that is nearly full, down to the smallest allowed, below which it is kNoSpace.
+Result<NewSegmentFile> make_segment_file(io::FileSystem& file_system, const DeviceFolder& device,
+                                         uint64_t number, uint64_t bytes, uint64_t wall_ns);
+
+/// The same on the first device that can take one; kNoSpace when none can.
 Result<NewSegmentFile> make_segment_file(io::FileSystem& file_system,
                                          const std::vector<DeviceFolder>& devices, uint64_t number,
                                          uint64_t bytes, uint64_t wall_ns);
 
 /// Writes directory and trailer behind the last batch, cuts the file to its size and syncs it.
 /// `trailer` comes with everything but the directory's fields, which are filled in here. Returns
-/// the file's final size.
+/// the file's final size. May be called again after a failure: everything that a failed sync may
+/// have lost is written anew.
 Result<uint64_t> seal_segment_file(io::FileSystem& file_system, io::FileId file,
                                    const std::vector<format::DirectoryEntry>& directory,
                                    uint64_t end_offset, format::SegmentTrailer trailer);

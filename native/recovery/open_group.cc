@@ -100,12 +100,15 @@ class Opening {
     constexpr int kTries = 3;
     Status status;
     for (int i = 0; i < kTries; ++i) {
-      auto found = scan_segments(fs_, in_.devices, in_.group);
-      if (found) {
-        segments_ = std::move(*found);
+      SegmentScan found = scan_segments(fs_, in_.devices, in_.group);
+      if (found.problems.empty()) {
+        segments_ = std::move(found.segments);
         return Status::ok();
       }
-      status = found.status();
+      status = found.problems.front().status;
+      for (const DeviceProblem& problem : found.problems) {
+        if (problem.status.code() == Code::kUnsupported) status = problem.status;
+      }
       if (status.code() != Code::kIoError) break;
     }
     return status;
@@ -417,7 +420,8 @@ class Opening {
       Status status;
       if (segment.ignored) continue;
       if (segment.info.entries == 0) {
-        if (!keep_as_is_) status = fs_.remove(segment.absolute_path);
+        // A sealed one that a later one covers wholly: maps may name it.
+        if (!keep_as_is_ && !segment.info.sealed) status = fs_.remove(segment.absolute_path);
       } else {
         if (!segment.info.sealed && !keep_as_is_) {
           status = seal_scanned(fs_, segment, in_.wall_ns);

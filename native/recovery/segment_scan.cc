@@ -105,6 +105,20 @@ bool scan_batch(Reader& reader, uint64_t file_bytes, log::SegmentCursor& cursor)
   return true;
 }
 
+/// Reads the batches one by one into cursor and marks.
+void scan_batches(Reader& reader, uint64_t file_bytes, const format::SegmentHeader& header,
+                  uint32_t header_crc, ScannedSegment& segment) {
+  log::SegmentCursor& cursor = segment.cursor;
+  cursor.made = {io::kNoFile,    segment.device,    segment.absolute_path,
+                 header.segment, header.created_ns, header.capacity_bytes};
+  cursor.group = header.group;
+  cursor.epoch = header.epoch;
+  cursor.chain = header_crc;
+  cursor.end = format::kSegmentHeaderBytes;
+  cursor.first_lsn = header.first_lsn;
+  while (scan_batch(reader, file_bytes, cursor)) segment.marks.push_back(cursor.mark());
+}
+
 /// Behind a header that cannot be read: is there anything worth keeping?
 bool has_content(Reader& reader, uint64_t file_bytes) {
   std::vector<uint8_t> bytes;
@@ -140,17 +154,8 @@ Result<bool> read_segment(Reader& reader, const Result<io::FileInfo>& info, cons
   segment.info.last_lsn = header->first_lsn - 1;
   segment.info.file_bytes = info->size;
   if (read_trailer(reader, info->size, *header, segment)) return true;
-  log::SegmentCursor& cursor = segment.cursor;
-  cursor.made = {io::kNoFile,     segment.device,     segment.absolute_path,
-                 header->segment, header->created_ns, header->capacity_bytes};
-  cursor.group = group;
-  cursor.epoch = header->epoch;
-  cursor.chain = crc;
-  cursor.end = format::kSegmentHeaderBytes;
-  cursor.first_lsn = header->first_lsn;
-  while (scan_batch(reader, info->size, cursor)) {
-  }
-  if (!cursor.empty()) segment.info = cursor.info();
+  scan_batches(reader, info->size, *header, crc, segment);
+  if (!segment.cursor.empty()) segment.info = segment.cursor.info();
   return true;
 }
 
@@ -166,22 +171,65 @@ Result<bool> scan_file(io::FileSystem& file_system, const Uuid& group, ScannedSe
   return ours;
 }
 
-}  // namespace
+/// The marks of a sealed segment, which is otherwise known by its trailer.
+Status read_marks(io::FileSystem& file_system, ScannedSegment& segment) {
+  auto file = file_system.open(segment.absolute_path, {.read_only = true, .lock = true});
+  if (!file) return file.status();
+  Reader reader(file_system, *file);
+  std::vector<uint8_t> page;
+  uint32_t crc = 0;
+  Status status(Code::kCorruption, segment.absolute_path + ": its header has changed");
+  if (reader.read(0, page, format::kSegmentHeaderBytes)) {
+    if (const auto header = format::decode_segment_header(page, &crc)) {
+      scan_batches(reader, segment.info.file_bytes, *header, crc, segment);
+      status = Status::ok();
+    }
+  }
+  file_system.close(*file);
+  return reader.failure() ? status : reader.failure();
+}
 
-Result<std::vector<ScannedSegment>> scan_segments(io::FileSystem& file_system,
-                                                  const std::vector<log::DeviceFolder>& devices,
-                                                  const Uuid& group) {
-  std::vector<ScannedSegment> found;
-  for (const log::DeviceFolder& device : devices) {
+/// Only what stands before `lsn` counts.
+void cut_before(ScannedSegment& segment, uint64_t lsn) {
+  SegmentInfo& info = segment.info;
+  while (!segment.marks.empty() && segment.marks.back().last_lsn >= lsn) segment.marks.pop_back();
+  segment.overlapped = true;
+  if (segment.marks.empty()) {
+    segment.cursor = {};
+    info.last_lsn = info.first_lsn - 1;
+    info.entries = 0;
+    info.data_bytes = 0;
+    return;
+  }
+  const log::CursorMark& mark = segment.marks.back();
+  segment.cursor.cut_back(mark);
+  info.last_lsn = mark.last_lsn;
+  info.last_time_ns = mark.last_time_ns;
+  info.entries = mark.last_lsn - info.first_lsn + 1;
+  info.data_bytes = mark.data_bytes;
+  if (!info.sealed) info.file_bytes = mark.end;
+}
+
+class Scan {
+ public:
+  Scan(io::FileSystem& file_system, const Uuid& group) : files_(file_system), group_(group) {}
+
+  void look_at(const log::DeviceFolder& device) {
     const std::string log_folder = device.folder + "/log";
-    const auto days = file_system.list(log_folder);
+    const auto days = files_.list(log_folder);
     if (!days) {
-      if (days.status().code() == Code::kNotFound) continue;
-      return days.status();
+      // A device that was added and has no segment yet has its folder all the same.
+      if (days.status().code() == Code::kNotFound && files_.list(device.folder)) return;
+      note(&device, days.status());
+      return;
     }
     for (const std::string& day : *days) {
-      const auto names = file_system.list(log_folder + "/" + day);
-      if (!names) continue;  // not a folder
+      const auto names = files_.list(log_folder + "/" + day);
+      if (!names) {
+        // Whatever is not a folder is none of ours.
+        if (names.status().code() != Code::kInvalidArgument) note(&device, names.status());
+        continue;
+      }
       for (const std::string& name : *names) {
         const auto number = format::parse_segment_name(name);
         if (!number) continue;
@@ -191,17 +239,76 @@ Result<std::vector<ScannedSegment>> scan_segments(io::FileSystem& file_system,
         segment.info.segment = *number;
         segment.info.device = device.device;
         segment.info.path = log::path_below_device(device, segment.absolute_path);
-        const auto ours = scan_file(file_system, group, segment);
-        if (!ours) return ours.status();
-        segment.ignored = !*ours;
-        found.push_back(std::move(segment));
+        add(std::move(segment));
       }
     }
   }
-  std::sort(found.begin(), found.end(), [](const ScannedSegment& a, const ScannedSegment& b) {
-    return a.info.segment < b.info.segment;
-  });
-  return found;
+
+  /// After the last device: the higher number counts.
+  SegmentScan finish() {
+    std::stable_sort(result_.segments.begin(), result_.segments.end(),
+                     [](const ScannedSegment& a, const ScannedSegment& b) {
+                       return a.info.segment < b.info.segment;
+                     });
+    uint64_t limit = ~uint64_t{0};
+    for (auto at = result_.segments.rbegin(); at != result_.segments.rend(); ++at) {
+      if (at->ignored || at->info.entries == 0) continue;
+      const uint64_t first = at->info.first_lsn;
+      if (at->info.last_lsn >= limit) {
+        if (at->info.sealed) {
+          if (const Status status = read_marks(files_, *at); !status) {
+            note(at->device, status);
+            at->ignored = true;
+            continue;
+          }
+        }
+        cut_before(*at, limit);
+      }
+      limit = std::min(limit, first);
+    }
+    return std::move(result_);
+  }
+
+ private:
+  void add(ScannedSegment segment) {
+    const auto ours = scan_file(files_, group_, segment);
+    if (!ours) {
+      note(segment.device, ours.status());
+      // What was read of it before is not to be relied on either.
+      ScannedSegment unread;
+      unread.device = segment.device;
+      unread.absolute_path = segment.absolute_path;
+      unread.info.segment = segment.info.segment;
+      unread.info.device = segment.info.device;
+      unread.info.path = segment.info.path;
+      segment = std::move(unread);
+    }
+    segment.ignored = !ours || !*ours;
+    result_.segments.push_back(std::move(segment));
+  }
+
+  void note(const log::DeviceFolder* device, const Status& status) {
+    for (DeviceProblem& problem : result_.problems) {
+      if (problem.device != device) continue;
+      // That one must not be lost behind another.
+      if (status.code() == Code::kUnsupported) problem.status = status;
+      return;
+    }
+    result_.problems.push_back({device, status});
+  }
+
+  io::FileSystem& files_;
+  const Uuid& group_;
+  SegmentScan result_;
+};
+
+}  // namespace
+
+SegmentScan scan_segments(io::FileSystem& file_system,
+                          const std::vector<log::DeviceFolder>& devices, const Uuid& group) {
+  Scan scan(file_system, group);
+  for (const log::DeviceFolder& device : devices) scan.look_at(device);
+  return scan.finish();
 }
 
 Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64_t wall_ns) {

@@ -2,7 +2,7 @@
 #pragma once
 
 // Reading segments at open: sealed ones by their trailer, others batch by batch up to the first
-// that is broken.
+// that is broken. A device that cannot be read is reported and leaves the others in service.
 
 #include <string>
 #include <vector>
@@ -22,13 +22,36 @@ struct ScannedSegment {
   bool ignored = false;
   /// For one without a good trailer: what a writer would know after its last good batch.
   log::SegmentCursor cursor;
+  /// Of the cursor after each batch.
+  std::vector<log::CursorMark> marks;
+  /// It was cut back, because a later segment holds the rest: that much of the file does not count.
+  bool overlapped = false;
 };
 
-/// Every segment of the group on the devices, by number. Payloads of unsealed ones are verified.
-/// An unsealed file without one good batch is listed with no entries.
-Result<std::vector<ScannedSegment>> scan_segments(io::FileSystem& file_system,
-                                                  const std::vector<log::DeviceFolder>& devices,
-                                                  const Uuid& group);
+/// Why a device's part of the log is not known, or not wholly.
+struct DeviceProblem {
+  const log::DeviceFolder* device = nullptr;
+  /// kNotFound: its folder is not there (not mounted, most likely). kUnsupported: a newer program
+  /// wrote on it. The first that was met; the rest of the device was looked at all the same.
+  Status status;
+};
+
+struct SegmentScan {
+  /// By number. A file that could not be read is listed as `ignored`, so that nothing removes it
+  /// and its number counts as used.
+  std::vector<ScannedSegment> segments;
+  /// One per device at most; empty when every device was read wholly.
+  std::vector<DeviceProblem> problems;
+};
+
+/// Every segment of the group on the devices. Payloads of unsealed ones are verified. An unsealed
+/// file without one good batch is listed with no entries.
+///
+/// Where segments hold the same LSNs, the one with the higher number counts from its first LSN on
+/// [0046]: `info` and `cursor` of earlier ones are cut back to their last batch that ends before
+/// it, to no entries at all if need be. A sealed file is cut in `info` only; it keeps its index.
+SegmentScan scan_segments(io::FileSystem& file_system,
+                          const std::vector<log::DeviceFolder>& devices, const Uuid& group);
 
 /// Gives an unsealed segment its directory and trailer.
 Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64_t wall_ns);
