@@ -44,6 +44,10 @@ class Opening {
       // It was open before, and stays so until a resync heals it.
       if (scanned && record_.gap_from_unknown) know_gap_start();
       if (record_.closed_cleanly && changed_primary() != nullptr) record_.resync_all = true;
+    } else if (!without_.empty()) {
+      assume_log_end();
+      open_gap(without_);
+      record_.resync_all = true;
     } else if (!scanned) {
       // The secondary never takes the guest down: it is served, and history has to wait.
       assume_log_end();
@@ -54,7 +58,7 @@ class Opening {
     } else {
       EP_TRY(recover_unclean());
     }
-    if (record_.in_gap && hole_ && !keep_as_is_) set_aside_behind_hole();
+    if (record_.in_gap && hole_ && !keep_as_is_ && without_.empty()) set_aside_behind_hole();
     const Status sealed = seal_unsealed();
     if (!sealed && !record_.in_gap) {
       if (in_.create) return sealed;
@@ -94,22 +98,33 @@ class Opening {
     return nullptr;
   }
 
+  /// Fails when no device can be read. Those that cannot are left out: the others go on without.
   Status read_log() {
-    if (!in_.log_missing.empty()) return Status(Code::kIoError, in_.log_missing);
     // A passing fault must not cost the history behind it.
     constexpr int kTries = 3;
     Status status;
     for (int i = 0; i < kTries; ++i) {
       SegmentScan found = scan_segments(fs_, in_.devices, in_.group);
+      out_.devices = in_.devices;
       if (found.problems.empty()) {
         segments_ = std::move(found.segments);
         return Status::ok();
       }
       status = found.problems.front().status;
+      bool passing = false;
       for (const DeviceProblem& problem : found.problems) {
-        if (problem.status.code() == Code::kUnsupported) status = problem.status;
+        if (problem.status.code() == Code::kUnsupported) return problem.status;
+        passing = passing || problem.status.code() == Code::kIoError;
+        std::erase_if(out_.devices, [&problem](const log::DeviceFolder& device) {
+          return device.device == problem.device->device;
+        });
       }
-      if (status.code() != Code::kIoError) break;
+      if (passing && i + 1 < kTries) continue;
+      if (out_.devices.empty()) return status;
+      without_ = "device " + found.problems.front().device->device.to_string() +
+                 " cannot be read: " + status.message();
+      segments_ = std::move(found.segments);
+      return Status::ok();
     }
     return status;
   }
@@ -119,7 +134,9 @@ class Opening {
   Status scan() {
     EP_TRY(read_log());
     for (const ScannedSegment& segment : segments_) {
-      out_.next_segment = std::max(out_.next_segment, segment.info.segment + 1);
+      // Numbers that an absent device may have used are not used again: it is not that far ahead.
+      const uint64_t ahead = without_.empty() ? 1 : 65'536;
+      out_.next_segment = std::max(out_.next_segment, segment.info.segment + ahead);
       if (segment.info.entries == 0) continue;
       last_epoch_ = std::max(last_epoch_, segment.info.epoch);
       if (hole_ || segment.info.first_lsn != log_last_ + 1) {
@@ -148,14 +165,15 @@ class Opening {
   /// The log cannot be read: what is known of its end without it.
   void assume_log_end() {
     if (record_.closed_cleanly) {
-      log_last_ = record_.last_lsn;
-      out_.last_time_ns = record_.last_time_ns;
+      log_last_ = std::max(log_last_, record_.last_lsn);
+      out_.last_time_ns = std::max(out_.last_time_ns, record_.last_time_ns);
       return;
     }
     if (in_.store == nullptr) return;
     const LogBuffer::Found found = LogBuffer::inspect(*in_.store->region(), in_.group, in_.boot);
     // What has left the buffer is durable.
-    if (found.kind == LogBuffer::Found::Kind::kEntries) log_last_ = found.tail_lsn - 1;
+    if (found.kind == LogBuffer::Found::Kind::kEntries)
+      log_last_ = std::max(log_last_, found.tail_lsn - 1);
   }
 
   void know_gap_start() {
@@ -457,7 +475,6 @@ class Opening {
       record_.reserved_lsn =
           std::max(record_.reserved_lsn, out_.next_lsn + limits::kLsnReserveStep);
     }
-    out_.devices = in_.devices;
     record_.epoch = out_.epoch;
     record_.closed_cleanly = false;
     record_.primaries.clear();
@@ -477,6 +494,7 @@ class Opening {
   bool hole_ = false;
   bool keep_as_is_ = false;
   bool writable_ = false;
+  std::string without_;  // a device that is left out, and why
 };
 
 }  // namespace

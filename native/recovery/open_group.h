@@ -32,8 +32,6 @@ struct OpenInput {
   /// A group that is being made: nothing of it may exist yet.
   bool create = false;
   std::vector<log::DeviceFolder> devices;
-  /// Why the log cannot be looked at (a device is not there); empty when it can.
-  std::string log_missing;
   /// Already open and locked; their locks have waited for the I/O of a killed process.
   std::vector<PrimaryFile> primaries;
   log::GroupRecordFile* record = nullptr;

@@ -35,7 +35,8 @@ class DataPlaneTest : public testing::Test {
   }
   void start() {
     plane_.reset();
-    auto made = DataPlane::create({.state_folder = state(), .reactors = 1, .buffer_budget_bytes = 0, .faults = {}}, {});
+    auto made = DataPlane::create(
+        {.state_folder = state(), .reactors = 1, .buffer_budget_bytes = 0, .faults = {}}, {});
     ASSERT_TRUE(made) << made.status().to_string();
     plane_ = std::move(*made);
   }

@@ -183,13 +183,9 @@ Status Group::recover(bool create) {
   input.create = create;
   for (const GroupConfig::Device& device : config_.devices) {
     const std::string folder = device.root + "/groups/" + config_.id.to_string();
-    if (create) {
-      EP_TRY(files.make_directories(folder + "/log"));
-    } else if (!files.list(folder)) {
-      // Not mounted, most likely: nothing is made on what lies below. It must not keep the guest
-      // from its disk; that is a gap.
-      input.log_missing = "device " + device.id.to_string() + " is not at " + device.root;
-    }
+    // Later a folder that is not there is a device that is not mounted, most likely: nothing is
+    // made on what lies below.
+    if (create) EP_TRY(files.make_directories(folder + "/log"));
     input.devices.push_back({device.id, folder});
   }
   for (const auto& disk : disks_) {
