@@ -8,7 +8,13 @@ import * as path from 'node:path';
 
 import { SECTOR_BYTES } from '../../src/common/limits.js';
 import { formatTime } from '../../src/common/time.js';
-import { RegionExtents, NO_KEY } from '../../src/maps/extents.js';
+import {
+  NO_KEY,
+  RegionExtents,
+  regionKey,
+  SOURCE_UNKNOWN,
+  SOURCE_ZERO,
+} from '../../src/maps/extents.js';
 import { LevelZeroSource } from '../../src/maps/level-zero.js';
 import { encodeManifest, type ManifestRecord } from '../../src/maps/manifest.js';
 import { MapWriter } from '../../src/maps/map-writer.js';
@@ -103,6 +109,70 @@ export function goldenMap(): Buffer {
     fs.rmSync(folder, { recursive: true });
   }
 }
+
+/**
+ * A map of several blocks, volumes and segments on two devices, by a rule that the C++ test
+ * (native/format/map_test.cc) follows too: a row of numbers from one simple generator.
+ */
+export function goldenLargeMap(): Buffer {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'everpoint-golden-'));
+  try {
+    const target = path.join(folder, 'map');
+    const writer = new MapWriter(target, {
+      group: GOLDEN_GROUP,
+      device: GOLDEN_DEVICE,
+      id: 13,
+      level: 1,
+      expiryClass: 0,
+      firstLsn: 1,
+      lastLsn: 9000,
+      firstTimeNs: TIME,
+      lastTimeNs: TIME + 1n,
+      previous: 0,
+      firstChild: 12,
+      createdNs: TIME + 2n,
+    });
+    const segments = [1, 2, 3].map((segment) => ({
+      device: segment === 2 ? GOLDEN_GROUP : GOLDEN_DEVICE,
+      segment,
+    }));
+    const extents = new RegionExtents();
+    let state = 1;
+    const next = (bound: number): number => {
+      state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fff_ffff;
+      return (state >>> 8) % bound;
+    };
+    for (const [volume, region, count] of GOLDEN_LARGE_REGIONS) {
+      extents.clear(regionKey(volume, region));
+      extents.reserve(count);
+      let end = 0;
+      for (let i = 0; i < count; i += 1) {
+        // Never where the last one ended, so that none is a part of another.
+        const start = end + 1 + next(40);
+        end = start + 1 + next(60);
+        const kind = next(8);
+        const address = 9 + next(2_000_000);
+        if (kind === 6) extents.push(start, end, SOURCE_ZERO, 0);
+        else if (kind === 7) extents.push(start, end, SOURCE_UNKNOWN, 0);
+        else extents.push(start, end, kind % 3, address);
+      }
+      writer.addRegion(extents, segments);
+    }
+    writer.finish([VDA, { volume: 2, name: 'vdb', sizeBytes: 1024 ** 4, blockBytes: 4096 }]);
+    return fs.readFileSync(target);
+  } finally {
+    fs.rmSync(folder, { recursive: true });
+  }
+}
+
+/** Volume, region, extents: the first goes over several blocks. */
+const GOLDEN_LARGE_REGIONS = [
+  [0, 0, 6000],
+  [0, 3, 1],
+  [0, 40, 200],
+  [2, 0, 1500],
+  [2, 4095, 7],
+] as const;
 
 const time = formatTime(TIME);
 

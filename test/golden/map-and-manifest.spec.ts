@@ -10,13 +10,21 @@ import { NO_KEY, RegionExtents, SOURCE_UNKNOWN, SOURCE_ZERO } from '../../src/ma
 import { Manifest, parseManifest } from '../../src/maps/manifest.js';
 import { MapFile } from '../../src/maps/map-reader.js';
 import { SegmentFile } from '../../src/maps/segment/reader.js';
-import { GOLDEN_COMMITS, GOLDEN_GROUP, goldenManifest, goldenMap, goldenMapSegment } from './generate.js';
+import {
+  GOLDEN_COMMITS,
+  GOLDEN_GROUP,
+  goldenLargeMap,
+  goldenManifest,
+  goldenMap,
+  goldenMapSegment,
+} from './generate.js';
 
 const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 
 if (process.env['EVERPOINT_WRITE_GOLDEN'] === '1') {
   fs.writeFileSync(file('map-1.eplog'), goldenMapSegment());
   fs.writeFileSync(file('map-1.epmap'), goldenMap());
+  fs.writeFileSync(file('map-2.epmap'), goldenLargeMap());
   fs.writeFileSync(file('manifest-1.txt'), goldenManifest());
 }
 
@@ -24,6 +32,7 @@ describe('the golden map', () => {
   it('is what its content is written as', () => {
     expect(goldenMapSegment().equals(fs.readFileSync(file('map-1.eplog')))).toBe(true);
     expect(goldenMap().equals(fs.readFileSync(file('map-1.epmap')))).toBe(true);
+    expect(goldenLargeMap().equals(fs.readFileSync(file('map-2.epmap')))).toBe(true);
   });
 
   it('is read as its content', () => {
