@@ -130,7 +130,7 @@ DevicePool::MakeOutcome DevicePool::make(io::FileSystem& file_system,
       if (choice.recent_trouble != troubled) continue;
       const auto space = file_system.space(folders[choice.index].folder);
       if (!space) {
-        outcome.tried.push_back({choice.index, space.status(), false});
+        outcome.tried.push_back({choice.index, space.status(), false, {}});
         continue;
       }
       choice.free_bytes = space->free_bytes;
@@ -138,9 +138,10 @@ DevicePool::MakeOutcome DevicePool::make(io::FileSystem& file_system,
       usable.push_back(choice);
     }
     for (const size_t at : order_devices(usable)) {
-      MakeOutcome::Tried tried{usable[at].index, Status::ok(), is_full(usable[at])};
+      MakeOutcome::Tried tried{usable[at].index, Status::ok(), is_full(usable[at]), {}};
       if (!outcome.made) {
-        auto made = make_segment_file(file_system, folders[tried.index], number, bytes, wall_ns);
+        auto made = make_segment_file(file_system, folders[tried.index], number, bytes, wall_ns,
+                                      &tried.left);
         if (made) {
           outcome.made = *made;
         } else {

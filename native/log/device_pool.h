@@ -99,6 +99,7 @@ class DevicePool {
       size_t index = 0;
       Status status;  // ok when it has the segment, or was not asked for it
       bool full = false;
+      std::string left;  // a file to be removed
     };
     std::vector<Tried> tried;
     std::optional<NewSegmentFile> made;

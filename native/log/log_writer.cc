@@ -37,15 +37,19 @@ LogWriter::~LogWriter() {
   EP_ASSERT(!timer_.armed() && !upkeep_timer_.armed());
   if (next_) discarded_.push_back(std::move(next_));
   for (const auto& segment : segments_) {
-    if (segment->sealed) continue;
-    file_system_->close(segment->cursor.made.file);
+    close_file(*segment);
     // Without a batch it says nothing; what cannot be removed now goes at the next open.
     if (segment->empty()) (void)file_system_->remove(segment->cursor.made.absolute_path).is_ok();
   }
   for (const auto& segment : discarded_) {
-    file_system_->close(segment->cursor.made.file);
+    close_file(*segment);
     (void)file_system_->remove(segment->cursor.made.absolute_path).is_ok();
   }
+}
+
+void LogWriter::close_file(Segment& segment) {
+  if (segment.cursor.made.file != io::kNoFile) file_system_->close(segment.cursor.made.file);
+  segment.cursor.made.file = io::kNoFile;
 }
 
 Status LogWriter::prepare() {
@@ -53,6 +57,7 @@ Status LogWriter::prepare() {
   const auto outcome =
       DevicePool::make(*file_system_, pool_.folders(), pool_.candidates(now), next_segment_number_,
                        options_.segment_bytes, options_.first_wall_ns);
+  discard_left(outcome);
   EP_TRY(pool_.learn(outcome, now, options_.first_wall_ns));
   ++next_segment_number_;
   adopt_next(*outcome.made);
@@ -294,6 +299,7 @@ void LogWriter::order_next_segment() {
 
 void LogWriter::next_made(const DevicePool::MakeOutcome& outcome) {
   ordered_since_ns_ = 0;
+  discard_left(outcome);
   const Status status = pool_.learn(outcome, reactor_->now_ns(), reactor_->engine().wall_ns());
   if (outcome.made) {
     adopt_next(*outcome.made);
@@ -302,6 +308,17 @@ void LogWriter::next_made(const DevicePool::MakeOutcome& outcome) {
   }
   // Otherwise there is still room in the active one; asked again when that is full.
   go_on();
+}
+
+/// What was made and could be neither used nor removed holds space.
+void LogWriter::discard_left(const DevicePool::MakeOutcome& outcome) {
+  for (const DevicePool::MakeOutcome::Tried& tried : outcome.tried) {
+    if (tried.left.empty()) continue;
+    auto segment = std::make_unique<Segment>();
+    segment->cursor.made.device = &pool_.folders()[tried.index];
+    segment->cursor.made.absolute_path = tried.left;
+    discarded_.push_back(std::move(segment));
+  }
 }
 
 void LogWriter::adopt_next(const NewSegmentFile& made) {

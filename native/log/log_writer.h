@@ -145,6 +145,8 @@ class LogWriter {
   void serve_seal_wishes();
   void order_next_segment();
   void adopt_next(const NewSegmentFile& made);
+  void discard_left(const DevicePool::MakeOutcome& outcome);
+  void close_file(Segment& segment);
   void next_made(const DevicePool::MakeOutcome& outcome);
   bool take_next_segment();
   void arm_timer();

@@ -203,7 +203,7 @@ void LogWriter::seal_done(Segment* segment, const Result<uint64_t>& size) {
     pool_.failed(device_of(*segment), size.status(), now, wall_ns);
   } else {
     pool_.worked(device_of(*segment), wall_ns);
-    file_system_->close(segment->cursor.made.file);
+    close_file(*segment);
     segment->sealed = true;
     segment->info = segment->cursor.info();
     segment->info.file_bytes = *size;
@@ -248,7 +248,7 @@ void LogWriter::remove_done(Segment* segment, const Status& status) {
     segment->retry_at_ns = now + options_.seal_retry_ns;
     pool_.failed(device_of(*segment), status, now, reactor_->engine().wall_ns());
   } else {
-    file_system_->close(segment->cursor.made.file);
+    close_file(*segment);
     std::erase_if(discarded_, [segment](const auto& each) { return each.get() == segment; });
   }
   go_on();

@@ -28,7 +28,8 @@ Result<uint64_t> allocate_up_to(io::FileSystem& file_system, io::FileId file, ui
 }  // namespace
 
 Result<NewSegmentFile> make_segment_file(io::FileSystem& file_system, const DeviceFolder& device,
-                                         uint64_t number, uint64_t bytes, uint64_t wall_ns) {
+                                         uint64_t number, uint64_t bytes, uint64_t wall_ns,
+                                         std::string* left) {
   auto space = file_system.space(device.folder);
   if (!space) return space.status();
   bytes = std::min(bytes, space->free_bytes / 2) & ~(kPageBytes - 1);
@@ -65,8 +66,9 @@ Result<NewSegmentFile> make_segment_file(io::FileSystem& file_system, const Devi
   if (status) status = file_system.sync_directory(parent_of(day));
   if (!status) {
     file_system.close(made.file);
-    // Best effort: an empty segment that stays behind is removed at the next open.
-    (void)file_system.remove(made.absolute_path).is_ok();
+    // An empty segment that stays behind for good is removed at the next open.
+    const bool removed = file_system.remove(made.absolute_path).is_ok();
+    if (!removed && left != nullptr) *left = made.absolute_path;
     return status;
   }
   return made;

@@ -26,9 +26,11 @@ struct NewSegmentFile {
 };
 
 /// Makes and allocates a segment on this device; its header is not written yet. The size shrinks on
-/// a device that is nearly full, down to the smallest allowed, below which it is kNoSpace.
+/// a device that is nearly full, down to the smallest allowed, below which it is kNoSpace. When
+/// that fails and what was made cannot be removed either, `left` (if given) gets its path.
 Result<NewSegmentFile> make_segment_file(io::FileSystem& file_system, const DeviceFolder& device,
-                                         uint64_t number, uint64_t bytes, uint64_t wall_ns);
+                                         uint64_t number, uint64_t bytes, uint64_t wall_ns,
+                                         std::string* left = nullptr);
 
 /// The same on the first device that can take one; kNoSpace when none can.
 Result<NewSegmentFile> make_segment_file(io::FileSystem& file_system,
