@@ -115,7 +115,7 @@ Result<std::unique_ptr<BufferStore>> BufferStore::for_region(const BufferStoreOp
 }
 
 BufferStore::~BufferStore() {
-  if (mirror_ != io::kNoFile) options_.file_system->close(mirror_);
+  close_mirror();
   if (budgeted_bytes_ != 0) options_.budget->give_back(budgeted_bytes_);
 }
 
@@ -247,8 +247,7 @@ Status BufferStore::open_mirror() {
   };
   const Status status = look();
   if (status) return status;
-  if (mirror_ != io::kNoFile) files.close(mirror_);
-  mirror_ = io::kNoFile;
+  close_mirror();
   if (options_.create || status.code() == Code::kBusy) return status;
   mirror_status_ = status;
   note_ = "the log buffer does not survive a power cut: " + status.message();
@@ -261,12 +260,16 @@ Status BufferStore::check_mirror() {
   mirror_needed_bytes_ = 0;
   const Status status = make_mirror(region_->size());
   if (status) return status;
-  options_.file_system->close(mirror_);
-  mirror_ = io::kNoFile;
+  close_mirror();
   if (options_.create) return status;
   mirror_status_ = status;
   note_ = "the log buffer does not survive a power cut: " + status.message();
   return Status::ok();
+}
+
+void BufferStore::close_mirror() {
+  if (mirror_ != io::kNoFile) options_.file_system->close(mirror_);
+  mirror_ = io::kNoFile;
 }
 
 /// Written through once, so that no commit has to wait for the file system to turn blocks that are
@@ -336,6 +339,7 @@ Status BufferStore::put_away() {
   const Found found = LogBuffer::inspect(*region_, options_.group, options_.boot);
   if (found.kind == Kind::kEntries) LogBuffer::attach(region_.get(), found).retire();
   const Status retired = mirror_ != io::kNoFile ? commit_header() : Status::ok();
+  close_mirror();
   if (options_.kind == BufferKind::kPmem) {
     region_.reset();
     return Status::ok();
@@ -354,8 +358,7 @@ Status BufferStore::remove() {
   }
   Status status = remove_ring();
   if (mirror_ != io::kNoFile || pmem != nullptr) {
-    if (mirror_ != io::kNoFile) options_.file_system->close(mirror_);
-    mirror_ = io::kNoFile;
+    close_mirror();
     Status removed = options_.file_system->remove(options_.path);
     if (removed) removed = options_.file_system->sync_directory(folder_of(options_.path));
     if (status) status = removed;

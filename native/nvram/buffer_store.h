@@ -104,8 +104,8 @@ class BufferStore {
   Status commit_header();
 
   /// After a clean close: nothing in here is needed any more. The ring's memory goes back to the
-  /// system; the mirror or the persistent memory is kept, allocated, as retired. The region is gone
-  /// afterwards, so the LogBuffer must be too.
+  /// system; the mirror or the persistent memory is kept, allocated, as retired. Region and
+  /// mirror are closed afterwards: the LogBuffer must be gone, and only path() may be asked.
   Status put_away();
   /// Removes all files of the store; a device's content is made void. The region is gone.
   Status remove();
@@ -122,6 +122,7 @@ class BufferStore {
   Status open_mirror();
   Status check_mirror();
   Status make_mirror(uint64_t size);
+  void close_mirror();
   Result<uint64_t> fresh_ring_bytes();
   Status remove_ring();
 
