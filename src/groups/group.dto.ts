@@ -130,12 +130,18 @@ export class VolumeBody {
 export class LogBufferBody {
   @ApiProperty({
     enum: ['tmpfs', 'file', 'pmem'],
-    description: '`file` and `pmem` are refused for now.',
+    description:
+      'tmpfs survives a crash of the service, file (on an SSD) and pmem also a power cut.',
   })
   @IsIn(['tmpfs', 'file', 'pmem'])
   kind!: 'tmpfs' | 'file' | 'pmem';
 
-  @ApiPropertyOptional()
+  @ApiPropertyOptional({
+    example: '/var/lib/everpoint/buffers/web-1.buffer',
+    description:
+      'Of file and pmem: a file that does not exist yet, under a configured root or in the ' +
+      "folder `buffers` of the state folder; it is the group's alone. tmpfs finds its own place.",
+  })
   @IsOptional()
   @IsAbsolutePath()
   path?: string;
@@ -252,6 +258,12 @@ export class GroupPatch {
   @IsOptional()
   @IsArray()
   exports?: unknown[];
+}
+
+export class ConfirmBody {
+  @ApiProperty({ enum: [true], description: 'Says that it is meant.' })
+  @IsOptional()
+  confirm?: unknown;
 }
 
 export class DeleteGroupQuery {

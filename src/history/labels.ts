@@ -3,6 +3,7 @@ import { formatTime } from '../common/time.js';
 import type { GapRecord, ManifestRecord, ManifestState } from '../maps/manifest-records.js';
 import { type GapPayload, GeometryAction, KEEP_FOREVER } from '../maps/segment/format.js';
 import type { SegmentLabel } from '../maps/segment/reader.js';
+import { recordOfEntry } from './gaps.js';
 
 /**
  * Markers, geometry and gaps of a stretch of log as records for the manifest. Markers that it knows
@@ -25,7 +26,8 @@ export function recordsOfLabels(
       });
     } else if (label.kind === 'gap') {
       // Later ones of the same gap stand later: the manifest takes the last.
-      if (!state.gaps.some((gap) => tellsMore(gap, label.gap))) records.push(gapRecord(label.gap));
+      if (!state.gaps.some((gap) => tellsMore(gap, label.gap)))
+        records.push(recordOfEntry(label.gap));
     } else {
       const { action, name, sizeBytes, blockBytes } = label.geometry;
       records.push({
@@ -45,20 +47,6 @@ export function recordsOfLabels(
 /** Whether the manifest has as much of a gap as an entry of the log says, or more. */
 function tellsMore(known: GapRecord, gap: GapPayload): boolean {
   return known.fromLsn === gap.fromLsn && (known.healed || gap.toLsn === 0);
-}
-
-/** What the log or the data plane says of a gap, as manifests write it. */
-export function gapRecord(gap: GapPayload): GapRecord {
-  const open = gap.toLsn === 0;
-  return {
-    kind: 'gap',
-    fromLsn: gap.fromLsn,
-    toLsn: open ? null : gap.toLsn,
-    from: formatTime(gap.fromNs),
-    to: open ? null : formatTime(gap.toNs),
-    reason: gap.reason === '' ? 'unknown' : gap.reason,
-    healed: !open,
-  };
 }
 
 /** As manifests write it. */
