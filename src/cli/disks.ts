@@ -20,6 +20,9 @@ export interface DiskOptions {
   readonly blockSize?: string;
   readonly ack?: string;
   readonly flush?: string;
+  readonly onLogPressure?: string;
+  readonly throttleMax?: string;
+  readonly logBuffer?: string;
 }
 
 /** Initial copies are not made yet, so that what is meant is to be said. */
@@ -44,9 +47,29 @@ export function groupBody(files: string[], options: DiskOptions, cwd: string): o
       devices: options.device,
       ack: options.ack,
       flush: options.flush,
+      onLogPressure: options.onLogPressure,
+      throttleMaxMs: options.throttleMax === undefined ? undefined : parseMs(options.throttleMax),
+      logBuffer: options.logBuffer && logBufferBody(options.logBuffer, cwd),
     }),
     volumes: files.map((file, at) => volumeBody(path.resolve(cwd, file), at, options)),
   };
+}
+
+/** `tmpfs`, `file:PATH`, `pmem:PATH` */
+function logBufferBody(text: string, cwd: string): object {
+  const [kind = '', ...rest] = text.split(':');
+  const file = rest.join(':');
+  const takesFile = kind === 'file' || kind === 'pmem';
+  if ((kind !== 'tmpfs' && !takesFile) || takesFile === (file === '')) {
+    throw usageError(`--log-buffer is tmpfs, file:PATH or pmem:PATH, not ${text}`);
+  }
+  return takesFile ? { kind, path: path.resolve(cwd, file) } : { kind };
+}
+
+function parseMs(text: string): number {
+  const match = /^(\d{1,7})(ms|s)$/.exec(text);
+  if (match !== null) return Number(match[1]) * (match[2] === 's' ? 1000 : 1);
+  throw usageError(`--throttle-max is a time like 5s or 500ms, not ${text}`);
 }
 
 function volumeBody(file: string, at: number, options: DiskOptions): object {

@@ -6,6 +6,7 @@ import { Command, CommanderError } from 'commander';
 
 import { addCatalogVerbs } from './commands/catalog.js';
 import { addHistoryVerbs } from './commands/history.js';
+import { addProtectionVerbs } from './commands/protection.js';
 import { addServiceVerbs } from './commands/service.js';
 import { type Act, type AddVerbs, contextOf } from './context.js';
 import {
@@ -20,7 +21,7 @@ import {
 } from './errors.js';
 import { clean, type Io } from './output.js';
 
-const VERBS: AddVerbs[] = [addServiceVerbs, addCatalogVerbs, addHistoryVerbs];
+const VERBS: AddVerbs[] = [addServiceVerbs, addCatalogVerbs, addHistoryVerbs, addProtectionVerbs];
 
 const EXIT_CODES = `
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 service not reachable.`;

@@ -47,6 +47,8 @@ export interface Group {
   ack: string;
   flush: string;
   onLogPressure: string;
+  throttleMaxMs: number;
+  logBuffer: { kind: string; path?: string; bytes?: number };
   devices: string[];
   state: string;
   reason: string;
@@ -55,12 +57,26 @@ export interface Group {
   rpoSeconds: number;
   historyFrom: string | null;
   logBytes: number;
+  logPressure: number;
+  bufferDurable: boolean;
+  gap: { fromLsn: number; from: string; reason: string } | null;
+  resync: { leftBytes: number; totalBytes: number } | null;
+  deviceStates: { name: string; state: string; reason?: string }[];
   volumes: {
     name: string;
     sizeBytes: number;
     primary: { kind: string; path: string };
     exports: Export[];
   }[];
+}
+
+export interface Gap {
+  fromLsn: number;
+  toLsn: number | null;
+  from: string;
+  to: string | null;
+  reason: string;
+  healed: boolean;
 }
 
 export interface Marker {

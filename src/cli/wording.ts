@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import { formatBytes } from '../common/bytes.js';
+import type { Group } from './types.js';
+
 /**
  * The service speaks of the fields of a body; who typed a command knows its options. Here the one
  * becomes the other.
@@ -10,6 +13,7 @@ const OPTIONS: readonly (readonly [RegExp, string])[] = [
   [/"(overwrite|create)": true/g, '--$1'],
   [/\bset "baseline": "none"/g, 'use --baseline none'],
   [/"baseline": "none"/g, '--baseline none'],
+  [/\bset "confirm": true/g, 'give --yes'],
   [/"create"/g, '--create'],
   [/--create makes a file/g, '--create with --size makes it'],
   [/\bin "nearest"/g, 'above'],
@@ -26,6 +30,9 @@ const WORDS: Readonly<Record<string, string>> = {
   snapshotEvery: 'snapshot-every',
   mergeFanIn: 'merge-fan-in',
   pinLimit: 'pin-limit',
+  logBuffer: 'log buffer',
+  onLogPressure: 'on-log-pressure',
+  throttleMaxMs: 'throttle-max',
   at: 'moment',
 };
 
@@ -71,6 +78,20 @@ function fieldWords(field: string): string {
 /** Times with nine digits are for machines; people get seconds. */
 export function inSeconds(text: string): string {
   return text.replace(/(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})\.\d{9}Z/g, '$1Z');
+}
+
+/** What there is to say of an open gap and its resync. */
+export function interruption({ gap, resync, reason }: Group): string[] {
+  const lines: string[] = [];
+  if (gap !== null) {
+    const why = gap.reason === reason ? '' : `: ${gap.reason}`;
+    lines.push(`gap open since ${gap.from}, after lsn:${gap.fromLsn}${why}`);
+  }
+  if (resync !== null) {
+    const { leftBytes, totalBytes } = resync;
+    lines.push(`resync: ${formatBytes(leftBytes)} of ${formatBytes(totalBytes)} left to compare`);
+  }
+  return lines;
 }
 
 const UNITS: readonly (readonly [string, number])[] = [

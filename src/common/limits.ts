@@ -21,6 +21,18 @@ export const VOLUMES_PER_GROUP_MAX = 64;
 export const VOLUME_NUMBER_MAX = 0xffff;
 export const DEVICES_PER_GROUP_MAX = 16;
 
+/**
+ * How long a guest's request may wait for the log before a gap opens. Linux gives a request up after
+ * 30 s: what waits longer is a disk that failed, so the default stays far below and the bound is what
+ * an operator may ask for at most.
+ */
+export const THROTTLE_MS_DEFAULT = 5_000;
+export const THROTTLE_MS_MAX = 60_000;
+const GUEST_TIMEOUT_MS = 30_000;
+
+export const LOG_BUFFER_BYTES_MIN = 16 * 1024 * 1024;
+export const LOG_BUFFER_BYTES_MAX = 16 * 1024 * 1024 * 1024;
+
 export const MARKER_LABEL_BYTES_MAX = 255;
 export const VOLUME_NAME_BYTES_MAX = 64;
 
@@ -72,6 +84,7 @@ export const WORKER_QUEUE_MAX = 10_000;
 function check(relation: boolean, text: string): void {
   if (!relation) throw new Error(`limits.ts: ${text}`);
 }
+check(2 * THROTTLE_MS_DEFAULT < GUEST_TIMEOUT_MS, 'a flush that waits twice does not time out');
 check(MAP_BLOCK_BYTES_TARGET * 2 <= MAP_BLOCK_BYTES_MAX, 'a block may pass its target');
 check(BUILD_PIECES_MAX >= SEGMENT_ENTRIES_MAX, 'one region of one segment fits one round');
 check(ENTRY_DATA_BYTES_MAX <= RESTORE_READ_BYTES_MAX, 'one entry fits one read');

@@ -145,6 +145,14 @@ export class DataPlaneClient implements DataPlanePort {
     return this.call('updateGroup', { group, change });
   }
 
+  pauseGroup(group: string): Promise<GroupStatus> {
+    return this.call('pauseGroup', { group });
+  }
+
+  resumeGroup(group: string): Promise<GroupStatus> {
+    return this.call('resumeGroup', { group });
+  }
+
   reopenGroup(group: string): Promise<GroupStatus> {
     return this.call('reopenGroup', { group });
   }

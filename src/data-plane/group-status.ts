@@ -20,8 +20,19 @@ export function failedStatus(definition: GroupDefinition, reason: string): Group
     lastTimeNs: '0',
     rpoSeconds: 0,
     logBytes: 0,
-    buffer: { kind: definition.logBuffer.kind, path: '', bytes: 0, usedBytes: 0 },
+    buffer: {
+      kind: definition.logBuffer.kind,
+      path: '',
+      bytes: 0,
+      usedBytes: 0,
+      durable: definition.logBuffer.kind !== 'tmpfs',
+    },
+    logPressure: 0,
+    logTrouble: '',
+    // Nobody has looked: a group that is not open says nothing about its devices.
+    devices: definition.devices.map(({ id }) => ({ id, state: 'ok', reason: '' })),
     gaps: [],
+    resync: null,
     volumes: definition.volumes.map((volume) => ({
       number: volume.number,
       name: volume.name,
@@ -54,6 +65,10 @@ export function failedStatus(definition: GroupDefinition, reason: string): Group
       bufferWaits: 0,
       primaryErrors: 0,
       logErrors: 0,
+      logMoves: 0,
+      gaps: 0,
+      resyncBytes: 0,
+      throttledMs: 0,
     },
   };
 }

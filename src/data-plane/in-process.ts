@@ -19,6 +19,7 @@ import type {
   DataPlanePort,
   GroupChange,
   GroupDefinition,
+  GroupState,
   GroupStatus,
   MarkerRequest,
   MarkerResult,
@@ -178,6 +179,14 @@ export class InProcessDataPlane implements DataPlanePort {
       group.definition = after;
       return this.statusOf(group);
     });
+  }
+
+  async pauseGroup(id: string): Promise<GroupStatus> {
+    return this.ofOpen(id, 'pause group', () => this.native.pause(id));
+  }
+
+  async resumeGroup(id: string): Promise<GroupStatus> {
+    return this.ofOpen(id, 'resume group', () => this.native.resume(id));
   }
 
   async reopenGroup(id: string): Promise<GroupStatus> {
@@ -397,10 +406,11 @@ export class InProcessDataPlane implements DataPlanePort {
     } catch (error) {
       if (!(error instanceof EverpointError) || error.code !== 'BUSY') throw error;
       const status = await this.native.status(group.id).catch(() => undefined);
-      if (status?.state !== 'gap') throw error;
+      const hint = status && HINTS[status.state];
+      if (hint === undefined) throw error;
       throw new DataPlaneError('CONFLICT', error.message, {
         operation: error.operation,
-        hint: error.hint ?? 'wait until the gap is healed',
+        hint: error.hint ?? hint,
         retryable: false,
         cause: error,
       });
@@ -475,6 +485,22 @@ export class InProcessDataPlane implements DataPlanePort {
     return group;
   }
 
+  /** A change of an open group that its definition knows nothing of, in turn with the others. */
+  private async ofOpen(
+    id: string,
+    operation: string,
+    run: () => Promise<void>,
+  ): Promise<GroupStatus> {
+    this.refuseWhileClosing(operation);
+    const group = this.find(id);
+    return this.inTurn(group, async () => {
+      this.findOpen(id, operation);
+      await run();
+      this.log('warn', group, operation);
+      return this.statusOf(group);
+    });
+  }
+
   private findOpen(id: string, operation: string): Group {
     this.refuseWhileClosing(operation);
     const group = this.find(id);
@@ -506,6 +532,13 @@ export class InProcessDataPlane implements DataPlanePort {
     this.options.log?.[level]({ group: group.id, name: group.definition?.name }, message);
   }
 }
+
+/** What to do about a group whose protection is interrupted. */
+const HINTS: Partial<Record<GroupState, string>> = {
+  gap: 'wait until the gap is healed',
+  resyncing: 'wait until the gap is healed: its resync is under way',
+  paused: 'resume the group',
+};
 
 function noGroup(id: string): EverpointError {
   return new EverpointError('NOT_FOUND', `the data plane has no group ${id}`, {

@@ -51,7 +51,12 @@ export interface NativeDataPlane {
    * does so for a group that is not open too.
    */
   closeGroup(group: string, options: { forget: boolean }): Promise<void>;
+  /** All fields of the change are always given. */
   updateGroup(group: string, change: GroupChange): Promise<void>;
+  /** DataPlanePort.pauseGroup: resolves when the gap is durably open and what was in flight is done. */
+  pause(group: string): Promise<void>;
+  /** DataPlanePort.resumeGroup: resolves when the group logs again. CONFLICT when it is not paused. */
+  resume(group: string): Promise<void>;
   status(group: string): Promise<GroupStatus>;
   addMarker(group: string, marker: MarkerRequest): Promise<MarkerResult>;
   syncLog(group: string): Promise<{ durableLsn: number }>;

@@ -21,6 +21,17 @@ export interface DataPlanePort {
   createGroup(definition: GroupDefinition): Promise<GroupStatus>;
   /** Changes what can change while the group runs, durably. */
   updateGroup(group: string, change: GroupChange): Promise<GroupStatus>;
+  /**
+   * Stops protection until `resumeGroup`, over restarts too: a gap is open, durably, and everything
+   * that was in flight has passed to the primary alone, when it answers. A group that is in a gap or
+   * in its resync is paused too: its gap goes on, with the reason of the pause. Paused already: no change.
+   */
+  pauseGroup(group: string): Promise<GroupStatus>;
+  /**
+   * Ends a pause: answers when the group logs again, `resyncing` or `protected` already. CONFLICT
+   * when it is not paused.
+   */
+  resumeGroup(group: string): Promise<GroupStatus>;
   /** Tries to open a group that failed to open. */
   reopenGroup(group: string): Promise<GroupStatus>;
   /**
@@ -28,9 +39,12 @@ export interface DataPlanePort {
    * what lies on the devices stay. BUSY while a front-end is connected, unless `force`.
    */
   deleteGroup(group: string, options: { force?: boolean }): Promise<void>;
-  /** Answers when the marker is durable on the secondary. CONFLICT with `hint` while in a gap. */
+  /**
+   * Answers when the marker is durable on the secondary. CONFLICT with `hint` unless protected: a
+   * marker inside a gap or its resync would name a point that is never offered.
+   */
   addMarker(group: string, marker: MarkerRequest): Promise<MarkerResult>;
-  /** Makes the log durable through every LSN taken before the call. CONFLICT while in a gap. */
+  /** Makes the log durable through every LSN taken before the call. CONFLICT while nothing is logged. */
   syncLog(group: string): Promise<{ durableLsn: number }>;
   /** syncLog, then seals the active segment; `sealedLsn` is then the last LSN in sealed segments. */
   seal(group: string): Promise<{ sealedLsn: number }>;
@@ -56,8 +70,13 @@ export interface DataPlaneInfo {
 export type AckMode = 'primary' | 'both';
 export type FlushMode = 'primary' | 'both';
 export type LogPressureMode = 'throttle' | 'gap';
-/** States that the data plane itself knows; the control plane adds the rest of api.md's list. */
-export type GroupState = 'protected' | 'gap' | 'failed';
+/**
+ * States that the data plane itself knows; the control plane adds the rest of api.md's list.
+ * - `gap`: nothing is logged, the guest is served on the primary alone; heals by itself.
+ * - `resyncing`: everything is logged again, and what the gap missed is compared and logged.
+ * - `paused`: a gap that somebody asked for; it stays until `resumeGroup`.
+ */
+export type GroupState = 'protected' | 'gap' | 'resyncing' | 'paused' | 'failed';
 
 export interface GroupDefinition {
   /** UUID. */
@@ -66,16 +85,24 @@ export interface GroupDefinition {
   ack: AckMode;
   flush: FlushMode;
   onLogPressure: LogPressureMode;
+  /** How long a guest's request waits for the log at most, in both modes of onLogPressure. */
   throttleMaxMs: number;
   /** Where segments may go, first is preferred: UUID and root folder of each device. */
   devices: { id: string; path: string }[];
-  logBuffer: { kind: 'tmpfs' | 'file' | 'pmem'; path?: string; bytes?: number };
+  logBuffer: LogBufferDefinition;
   /** Size of a segment file; default 256 MiB. */
   segmentBytes?: number;
   /** An active segment older than this is sealed; default 60,000. */
   sealAfterMs?: number;
   volumes: VolumeDefinition[];
 }
+
+/**
+ * `tmpfs` places itself, named by the group's UUID, and survives a crash of the process; `file` (on
+ * a fast SSD) and `pmem` survive a power cut and name their file, which is made when it is missing.
+ */
+export type LogBufferDefinition =
+  { kind: 'tmpfs'; bytes?: number } | { kind: 'file' | 'pmem'; path: string; bytes?: number };
 
 export interface VolumeDefinition {
   /** 0 … 63, never used again within a group. */
@@ -122,11 +149,13 @@ export interface MarkerResult {
   timeNs: string;
 }
 
+/** History is good up to `fromLsn` and again after `toLsn`: no point in (fromLsn, toLsn] is offered. */
 export interface GapInfo {
   /** Last contiguous durable LSN before the gap: the newest point that is still good. */
   fromLsn: number;
   /** LSN at which its resync ended, 0 while it is open. */
   toLsn: number;
+  /** Times of `fromLsn` and `toLsn`; toNs '0' while it is open. */
   fromNs: string;
   toNs: string;
   reason: string;
@@ -142,22 +171,60 @@ export interface GroupStatus {
   definition: GroupDefinition;
   /** Last LSN taken. 0 before the first entry. */
   lsn: number;
-  /** Every entry up to this one is durable on the secondary. */
+  /**
+   * Every entry up to this one is durable on the secondary, but for those that a gap covers. It never
+   * falls: in a gap it stays, and while resyncing it grows again, inside the gap.
+   */
   durableLsn: number;
   /** Last LSN that stands in a sealed segment. */
   sealedLsn: number;
   epoch: number;
   /** Time of entry `lsn`; '0' before the first. */
   lastTimeNs: string;
-  /** Age of the oldest entry that is not durable yet, seconds; 0 when all are. */
+  /**
+   * How much would be lost if the primary were lost now, seconds: the age of the oldest entry that is
+   * not durable yet, 0 when all are. From a gap's opening to its healing: the time since `fromNs`.
+   */
   rpoSeconds: number;
   /** Bytes of segments written and not freed, preallocation left out. */
   logBytes: number;
-  buffer: { kind: string; path: string; bytes: number; usedBytes: number };
+  buffer: LogBufferStatus;
+  /** Used share of what the log buffer may hold, 0 … 1; waiting begins at 1. */
+  logPressure: number;
+  /** Why the log cannot be written right now, '' when it can. In a state `protected` too: a buffer
+   *  that still has room hides it from the guest. */
+  logTrouble: string;
+  /** In the order of the definition. */
+  devices: DeviceStatus[];
+  /** The open gap (toLsn 0, healed false), and those healed since the process started. */
   gaps: GapInfo[];
+  /** While resyncing: what of the dirty regions is to be compared, and of how much; else null. */
+  resync: { leftBytes: number; totalBytes: number } | null;
   volumes: VolumeStatus[];
   counters: GroupCounters;
 }
+
+export interface LogBufferStatus {
+  kind: string;
+  /** '' when there is none. */
+  path: string;
+  bytes: number;
+  usedBytes: number;
+  /** Survives a power cut. */
+  durable: boolean;
+}
+
+/** One device as the log of one group sees it. */
+export interface DeviceStatus {
+  /** UUID. */
+  id: string;
+  /** `failed`: writing or syncing failed, or hangs; `missing`: not there, or another disk is. */
+  state: DeviceState;
+  /** In words, '' when ok. */
+  reason: string;
+}
+
+export type DeviceState = 'ok' | 'failed' | 'full' | 'missing';
 
 export interface VolumeStatus {
   number: number;
@@ -193,7 +260,16 @@ export interface GroupCounters {
   overlapWaits: number;
   bufferWaits: number;
   primaryErrors: number;
+  /** Batches and syncs of the log that failed. */
   logErrors: number;
+  /** Times that the log went on in a new segment, on another device or not, after such an error. */
+  logMoves: number;
+  /** Gaps opened since the process started. */
+  gaps: number;
+  /** Bytes that a resync has read and found different, so logged. */
+  resyncBytes: number;
+  /** Milliseconds that guest requests waited for the log, summed over requests. */
+  throttledMs: number;
 }
 
 export interface SegmentInfo {
@@ -216,6 +292,7 @@ export interface SegmentInfo {
 export type DataPlaneEvent =
   | { kind: 'sealed'; group: string; segment: SegmentInfo }
   | { kind: 'state'; group: string; state: GroupState; reason: string }
+  /** Once when it opens (healed false, toLsn 0), and again when it is healed. */
   | { kind: 'gap'; group: string; gap: GapInfo }
   | { kind: 'connected'; group: string; volume: string; connected: boolean }
   /** Only from the client: the data plane went away or came (back). */

@@ -5,9 +5,12 @@ import * as path from 'node:path';
 import { EverpointError } from '../common/errors.js';
 import {
   DEVICES_PER_GROUP_MAX,
+  LOG_BUFFER_BYTES_MAX,
+  LOG_BUFFER_BYTES_MIN,
   MARKER_LABEL_BYTES_MAX,
   SECTOR_BYTES,
   SEGMENT_BYTES_MAX,
+  THROTTLE_MS_MAX,
   VOLUME_BYTES_MAX,
   VOLUME_NAME_BYTES_MAX,
   VOLUMES_PER_GROUP_MAX,
@@ -29,7 +32,6 @@ import type {
 
 export const SEGMENT_BYTES_MIN = 8 * 1024 * 1024;
 export const QUEUES_PER_EXPORT_MAX = 64;
-export const THROTTLE_MS_MAX = 3_600_000;
 export const NAME_BYTES_MAX = 255;
 const ID_MAX = 0xffff_fffe;
 
@@ -191,8 +193,19 @@ function checkLogBuffer(value: unknown): void {
   const buffer = fields(value, 'logBuffer');
   onlyKnown(buffer, ['kind', 'path', 'bytes'], 'logBuffer');
   oneOf(buffer['kind'], 'logBuffer.kind', BUFFER_KINDS);
-  if (buffer['path'] !== undefined) absolute(buffer['path'], 'logBuffer.path');
-  if (buffer['bytes'] !== undefined) integer(buffer['bytes'], 'logBuffer.bytes', 1, 2 ** 40);
+  if (buffer['kind'] !== 'tmpfs') {
+    if (buffer['path'] === undefined) {
+      refuse(
+        `logBuffer.path is missing: a buffer of kind ${String(buffer['kind'])} names its file`,
+      );
+    }
+    absolute(buffer['path'], 'logBuffer.path');
+  } else if (buffer['path'] !== undefined) {
+    refuse('logBuffer.path: a buffer of kind tmpfs places itself');
+  }
+  if (buffer['bytes'] !== undefined) {
+    integer(buffer['bytes'], 'logBuffer.bytes', LOG_BUFFER_BYTES_MIN, LOG_BUFFER_BYTES_MAX);
+  }
 }
 
 function checkVolume(value: unknown): VolumeDefinition {

@@ -17,7 +17,7 @@ export class DeviceBody {
   name?: string;
 }
 
-export const DEVICE_STATES = ['ready', 'missing', 'foreign', 'failed'] as const;
+export const DEVICE_STATES = ['ready', 'missing', 'foreign', 'full', 'failed'] as const;
 export type DeviceState = (typeof DEVICE_STATES)[number];
 
 export class DeviceAnswer {
@@ -42,7 +42,8 @@ export class DeviceAnswer {
   @ApiProperty({
     enum: DEVICE_STATES,
     description:
-      'missing: no such folder; foreign: another device stands there; failed: see reason.',
+      'missing: no such folder; foreign: another device stands there; full, failed: see reason. ' +
+      "What the groups' logs find counts too: a device that hangs or fails is failed at once.",
   })
   state!: DeviceState;
 

@@ -12,10 +12,15 @@ import { NAME_PATTERN } from '../common/rest/fields.js';
 import { alreadyExists, InvalidFieldsError, notFound } from '../common/rest/problem.js';
 import { nowNs } from '../common/time.js';
 import { Settings } from '../config/configuration.js';
+import type { DataPlanePort } from '../data-plane/port.js';
+import { DATA_PLANE } from '../events/data-plane-events.js';
 import type { DeviceAnswer, DeviceState } from './device.dto.js';
 import { readIdentity, writeIdentity } from './identity.js';
 
 export const DEFAULT_DEVICE = 'default';
+
+/** A folder that says nothing for so long is on a device that hangs. */
+const LOOK_MS = 3_000;
 
 /** Keeps the folders that logs and maps may lie on. */
 @Injectable()
@@ -25,6 +30,7 @@ export class DeviceService {
     @Inject(GroupRepository) private readonly groups: GroupRepository,
     @Inject(RegistryKeeper) private readonly registry: RegistryKeeper,
     @Inject(Settings) private readonly settings: Settings,
+    @Inject(DATA_PLANE) private readonly port: DataPlanePort,
   ) {}
 
   /** Makes `<state>/secondary` the device `default` where there is none of that name. */
@@ -94,19 +100,33 @@ export class DeviceService {
     await this.registry.save();
   }
 
-  /** A device with its sizes and state as they are now. */
+  /** A device with its sizes and state as they are now, by the word of the groups' logs too. */
   async examine(row: DeviceRow): Promise<DeviceAnswer> {
-    const { id, name, path: folder } = row;
-    const answer = (state: DeviceState, reason?: string): DeviceAnswer => ({
-      id,
-      name,
-      path: folder,
-      sizeBytes: 0,
-      freeBytes: 0,
-      usedBytes: 0,
-      state,
-      ...(reason !== undefined && { reason }),
-    });
+    const heard = await this.troubleOf(row.id);
+    // A device that hangs would hang whoever looks.
+    const hangs = () => describe(row, 'failed', 'It does not answer.');
+    const looked = await within(LOOK_MS, this.look(row), hangs);
+    if (looked.state !== 'ready' || heard === undefined) return looked;
+    return { ...looked, ...heard };
+  }
+
+  /** What the log of a group says of a device, if it is no good. */
+  private async troubleOf(
+    deviceId: string,
+  ): Promise<{ state: DeviceState; reason: string } | undefined> {
+    const groups = await this.port.listGroups().catch(() => []);
+    for (const { name, devices } of groups) {
+      const found = devices.find((one) => one.id === deviceId);
+      if (found === undefined || found.state === 'ok') continue;
+      const { state } = found;
+      return { state, reason: `The log of ${name}: ${found.reason || state}` };
+    }
+    return undefined;
+  }
+
+  private async look(row: DeviceRow): Promise<DeviceAnswer> {
+    const { id, path: folder } = row;
+    const answer = (state: DeviceState, reason?: string) => describe(row, state, reason);
     try {
       const uuid = await readIdentity(folder);
       if (uuid === undefined) {
@@ -158,5 +178,34 @@ export class DeviceService {
     const base = path.basename(folder);
     const free = NAME_PATTERN.test(base) && (await this.devices.find(base)) === undefined;
     return free ? base : `device-${id.slice(0, 8)}`;
+  }
+}
+
+/** A device that nobody could look at. */
+function describe(row: DeviceRow, state: DeviceState, reason?: string): DeviceAnswer {
+  const { id, name, path: folder } = row;
+  return {
+    id,
+    name,
+    path: folder,
+    sizeBytes: 0,
+    freeBytes: 0,
+    usedBytes: 0,
+    state,
+    ...(reason !== undefined && { reason }),
+  };
+}
+
+async function within<T>(ms: number, work: Promise<T>, late: () => T): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const bound = new Promise<T>((resolve) => {
+    timer = setTimeout(() => {
+      resolve(late());
+    }, ms);
+  });
+  try {
+    return await Promise.race([work, bound]);
+  } finally {
+    clearTimeout(timer);
   }
 }

@@ -11,9 +11,14 @@ import { InvalidFieldsError } from '../common/rest/problem.js';
 import { Settings } from '../config/configuration.js';
 import { SOCKET_VOLUME_BYTES_MAX } from '../config/load.js';
 import { SOCKET_PATH_BYTES_MAX } from '../data-plane/paths.js';
-import type { ExportDefinition, GroupDefinition, VolumeDefinition } from '../data-plane/port.js';
+import type {
+  ExportDefinition,
+  GroupDefinition,
+  LogBufferDefinition,
+  VolumeDefinition,
+} from '../data-plane/port.js';
 import { DeviceService } from '../devices/device.service.js';
-import type { ExportBody, GroupBody, PrimaryBody, VolumeBody } from './group.dto.js';
+import type { ExportBody, GroupBody, LogBufferBody, PrimaryBody, VolumeBody } from './group.dto.js';
 import { resolveOwner } from './owner.js';
 import { PathGuard } from './path-guard.js';
 import { groupOfRow } from './stored-group.js';
@@ -47,14 +52,38 @@ export class DefinitionBuilder {
       onLogPressure: body.onLogPressure,
       throttleMaxMs: body.throttleMaxMs,
       devices: (await this.readyDevices(body.devices)).map(({ id, path }) => ({ id, path })),
-      logBuffer: {
-        kind: 'tmpfs',
-        ...(body.logBuffer?.bytes !== undefined && { bytes: body.logBuffer.bytes }),
-      },
+      logBuffer: await this.logBuffer(body.logBuffer ?? { kind: 'tmpfs' }, volumes),
       ...(segmentBytes !== undefined && { segmentBytes }),
       ...(sealAfterMs !== undefined && { sealAfterMs }),
       volumes,
     };
+  }
+
+  /** The file of a buffer that has one: new, and nobody else's. */
+  private async logBuffer(
+    body: LogBufferBody,
+    volumes: readonly VolumeDefinition[],
+  ): Promise<LogBufferDefinition> {
+    const { kind, bytes } = body;
+    const field = 'logBuffer.path';
+    const size = bytes === undefined ? {} : { bytes };
+    if (kind === 'tmpfs') {
+      if (body.path !== undefined) throw refuse(field, 'a tmpfs buffer finds its own place');
+      return { kind, ...size };
+    }
+    if (body.path === undefined) throw refuse(field, `is needed: a ${kind} buffer is a file`);
+    const real = await this.paths.resolveBuffer(field, body.path);
+    if (volumes.some(({ primary }) => primary.path === real)) {
+      throw refuse(field, `${real} is a primary of this group`);
+    }
+    // It is written all over: what lies there already is never taken for an old buffer.
+    if ((await statOrNothing(real)) !== undefined) {
+      throw new EverpointError('ALREADY_EXISTS', `${real} exists already.`, {
+        operation: OPERATION,
+        hint: 'Choose another path for the log buffer, or remove the file.',
+      });
+    }
+    return { kind, path: real, ...size };
   }
 
   private async readyDevices(names: string[]): Promise<DeviceRow[]> {
@@ -199,16 +228,6 @@ function refuse(field: string, message: string, hint?: string): InvalidFieldsErr
 /** What api.md names and a later version does. */
 function refuseLater(body: GroupBody): void {
   const faults: { field: string; message: string }[] = [];
-  const kind = body.logBuffer?.kind ?? 'tmpfs';
-  if (kind !== 'tmpfs') {
-    faults.push({
-      field: 'logBuffer.kind',
-      message: `"${kind}" is not supported yet; use "tmpfs"`,
-    });
-  }
-  if (body.logBuffer?.path !== undefined) {
-    faults.push({ field: 'logBuffer.path', message: 'a tmpfs buffer finds its own place' });
-  }
   for (const [index, volume] of body.volumes.entries()) {
     const at = `volumes.${index}`;
     if (volume.baseline !== 'none') {

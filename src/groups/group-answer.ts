@@ -94,7 +94,7 @@ export class VolumeAnswer {
 }
 
 export class LogBufferAnswer {
-  @ApiProperty({ enum: ['tmpfs'] })
+  @ApiProperty({ enum: ['tmpfs', 'file', 'pmem'] })
   kind!: string;
 
   @ApiPropertyOptional()
@@ -102,6 +102,39 @@ export class LogBufferAnswer {
 
   @ApiPropertyOptional()
   bytes?: number;
+}
+
+export class OpenGapAnswer {
+  @ApiProperty({ description: 'The newest point that is good.' })
+  fromLsn!: number;
+
+  @ApiProperty({ description: 'Its time.' })
+  from!: string;
+
+  @ApiProperty()
+  reason!: string;
+}
+
+export class ResyncAnswer {
+  @ApiProperty({ description: 'Still to be compared.' })
+  leftBytes!: number;
+
+  @ApiProperty()
+  totalBytes!: number;
+}
+
+export class GroupDeviceAnswer {
+  @ApiProperty({ example: 'default' })
+  name!: string;
+
+  @ApiProperty({
+    enum: ['ok', 'failed', 'full', 'missing', 'unknown'],
+    description: "As the group's log finds it; unknown while the data plane cannot be asked.",
+  })
+  state!: string;
+
+  @ApiPropertyOptional({ description: 'Why it is not ok.' })
+  reason?: string;
 }
 
 export class GroupAnswer {
@@ -144,10 +177,17 @@ export class GroupAnswer {
   @ApiProperty({ description: 'The last LSN that was taken.' })
   lsn!: number;
 
-  @ApiProperty({ description: 'Every write up to this LSN is durable on the secondary.' })
+  @ApiProperty({
+    description:
+      'Every write up to this LSN is durable on the secondary, but for those that a gap covers.',
+  })
   durableLsn!: number;
 
-  @ApiProperty({ description: 'Age of the oldest write that is not durable on the secondary.' })
+  @ApiProperty({
+    description:
+      'Age of the oldest write that is not durable on the secondary; in a gap and its resync, of ' +
+      'the newest protected moment.',
+  })
   rpoSeconds!: number;
 
   @ApiProperty({
@@ -160,6 +200,25 @@ export class GroupAnswer {
 
   @ApiProperty({ description: 'Bytes of segments written and not freed, preallocation left out.' })
   logBytes!: number;
+
+  @ApiProperty({ description: 'Used share of the log buffer, 0 to 1; guests wait at 1.' })
+  logPressure!: number;
+
+  @ApiProperty({ description: 'The log buffer survives a power cut.' })
+  bufferDurable!: boolean;
+
+  @ApiProperty({
+    type: OpenGapAnswer,
+    nullable: true,
+    description: 'The open gap, if there is one.',
+  })
+  gap!: OpenGapAnswer | null;
+
+  @ApiProperty({ type: ResyncAnswer, nullable: true, description: 'While resyncing.' })
+  resync!: ResyncAnswer | null;
+
+  @ApiProperty({ type: [GroupDeviceAnswer] })
+  deviceStates!: GroupDeviceAnswer[];
 
   @ApiProperty({ type: [VolumeAnswer] })
   volumes!: VolumeAnswer[];

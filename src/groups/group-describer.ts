@@ -12,7 +12,8 @@ import type {
 } from '../data-plane/port.js';
 import { DATA_PLANE } from '../events/data-plane-events.js';
 import { libvirtXml, qemuArgs } from './connect-texts.js';
-import type { ExportAnswer, GroupAnswer, VolumeAnswer } from './group-answer.js';
+import type { ExportAnswer, GroupAnswer, OpenGapAnswer, VolumeAnswer } from './group-answer.js';
+import { ManifestStore } from './manifest-store.js';
 import { describeOwner } from './owner.js';
 import type { Group } from './stored-group.js';
 
@@ -29,6 +30,7 @@ export class GroupDescriber {
     @Inject(HistoryRepository) private readonly history: HistoryRepository,
     @Inject(PolicyRepository) private readonly policies: PolicyRepository,
     @Inject(DeviceRepository) private readonly devices: DeviceRepository,
+    @Inject(ManifestStore) private readonly manifests: ManifestStore,
   ) {}
 
   /** Names somebody who knows of troubles that the data plane does not: its answers are shown. */
@@ -41,6 +43,7 @@ export class GroupDescriber {
     const status = 'status' in live ? live.status : undefined;
     const { ack, flush, onLogPressure, throttleMaxMs, logBuffer } = group.definition;
     const policy = await this.policies.find(group.policyId);
+    const devices = await this.deviceNames(group);
     return {
       id: group.id,
       name: group.name,
@@ -50,10 +53,13 @@ export class GroupDescriber {
       onLogPressure,
       throttleMaxMs,
       logBuffer: { ...logBuffer },
-      devices: await this.deviceNames(group),
+      devices: devices.map(({ name }) => name),
       state: status?.state ?? 'failed',
       reason: [
         'fault' in live ? live.fault : live.status.reason,
+        status?.logTrouble ?? '',
+        ...deviceTroubles(status, devices),
+        this.manifests.troubleOf(group.id) ?? '',
         ...this.troubles.map((source) => source(group.id) ?? ''),
       ]
         .filter((text) => text !== '')
@@ -63,6 +69,11 @@ export class GroupDescriber {
       rpoSeconds: status?.rpoSeconds ?? 0,
       historyFrom: await this.historyFrom(group.id, status),
       logBytes: status?.logBytes ?? 0,
+      logPressure: status?.logPressure ?? 0,
+      bufferDurable: status?.buffer.durable ?? logBuffer.kind !== 'tmpfs',
+      gap: openGapAnswer(status),
+      resync: status?.resync ?? null,
+      deviceStates: devices.map(({ id, name }) => ({ name, ...deviceState(status, id) })),
       volumes: await Promise.all(
         group.definition.volumes.map((volume) => describeVolume(group, volume, status)),
       ),
@@ -78,9 +89,12 @@ export class GroupDescriber {
     }
   }
 
-  private async deviceNames(group: Group): Promise<string[]> {
+  private async deviceNames(group: Group): Promise<{ id: string; name: string }[]> {
     const rows = await this.devices.list();
-    return group.definition.devices.map(({ id }) => rows.find((row) => row.id === id)?.name ?? id);
+    return group.definition.devices.map(({ id }) => ({
+      id,
+      name: rows.find((row) => row.id === id)?.name ?? id,
+    }));
   }
 
   private async historyFrom(
@@ -94,6 +108,34 @@ export class GroupDescriber {
     const oldest = segments.find((segment) => segment.lastLsn >= segment.firstLsn);
     return oldest === undefined ? null : formatTime(BigInt(oldest.firstTimeNs));
   }
+}
+
+function openGapAnswer(status: GroupStatus | undefined): OpenGapAnswer | null {
+  const gap = status?.gaps.find((one) => one.toLsn === 0);
+  if (gap === undefined) return null;
+  return { fromLsn: gap.fromLsn, from: formatTime(BigInt(gap.fromNs)), reason: gap.reason };
+}
+
+/** How the group's log finds a device; what nobody asked is `unknown`. */
+function deviceState(
+  status: GroupStatus | undefined,
+  id: string,
+): { state: string; reason?: string } {
+  const found = status?.devices.find((one) => one.id === id);
+  if (found === undefined) return { state: 'unknown' };
+  const { state, reason } = found;
+  return { state, ...(reason !== '' && { reason }) };
+}
+
+function deviceTroubles(
+  status: GroupStatus | undefined,
+  devices: readonly { id: string; name: string }[],
+): string[] {
+  return devices.flatMap(({ id, name }) => {
+    const found = status?.devices.find((one) => one.id === id);
+    if (found === undefined || found.state === 'ok') return [];
+    return [`the device ${name} is ${found.state}${found.reason && ` (${found.reason})`}`];
+  });
 }
 
 async function describeVolume(

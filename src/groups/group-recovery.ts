@@ -14,10 +14,11 @@ import type { DataPlanePort } from '../data-plane/port.js';
 import { DEFAULT_POLICY } from '../policies/policy.service.js';
 import { DATA_PLANE } from '../events/data-plane-events.js';
 import { EventBus } from '../events/event-bus.js';
-import { Manifest, manifestPath } from '../maps/manifest.js';
+import { manifestPath } from '../maps/manifest.js';
+import { ManifestCopies } from '../maps/manifest-copies.js';
 import type { ManifestState, PolicyRecord } from '../maps/manifest-records.js';
 import { groupFolder } from '../maps/segment/folder.js';
-import { ManifestStore } from './manifest-store.js';
+import { manifestFiles, ManifestStore } from './manifest-store.js';
 import { GroupLock } from './serial.js';
 import { type Group, groupOfRow, groupRecord, manifestDefinition } from './stored-group.js';
 
@@ -62,17 +63,26 @@ export class GroupRecovery implements OnModuleDestroy {
 
   /** Groups whose manifests lie on the known devices, save those that were deleted. */
   private async rebuild(): Promise<void> {
-    for (const device of await this.devices.list()) {
-      for (const id of await groupsOn(device.path)) {
-        const file = manifestPath(groupFolder(device.path, id));
-        try {
-          await this.rebuildGroup(await Manifest.read(file, id));
-        } catch (error) {
-          if (errnoOf(error) === 'NOT_FOUND') continue;
-          this.logger.error(`${file} cannot be taken into the catalog: ${text(error)}`);
-        }
+    for (const [id, files] of await this.manifestsFound()) {
+      try {
+        await this.rebuildGroup(await ManifestCopies.read(files, id));
+      } catch (error) {
+        if (errnoOf(error) === 'NOT_FOUND') continue;
+        this.logger.error(`${files.join(', ')} cannot be taken into the catalog: ${text(error)}`);
       }
     }
+  }
+
+  /** Where the manifests of all groups may lie on the known devices, by group. */
+  private async manifestsFound(): Promise<Map<string, string[]>> {
+    const found = new Map<string, string[]>();
+    for (const device of await this.devices.list()) {
+      for (const id of await this.groupsOnOrNone(device.path)) {
+        const file = manifestPath(groupFolder(device.path, id));
+        found.set(id, [...(found.get(id) ?? []), file]);
+      }
+    }
+    return found;
   }
 
   private async rebuildGroup(state: ManifestState): Promise<void> {
@@ -129,23 +139,22 @@ export class GroupRecovery implements OnModuleDestroy {
    * is left of them on the devices goes. Nobody was told that such a group is there.
    */
   private async dropUnfinished(served: ReadonlySet<string>): Promise<void> {
-    for (const device of await this.devices.list()) {
-      for (const id of await this.groupsOnOrNone(device.path)) {
-        if (served.has(id) || (await this.groups.find(id)) !== undefined) continue;
-        try {
-          const state = await Manifest.read(manifestPath(groupFolder(device.path, id)), id);
-          const known = state.group && manifestDefinition(state.group);
-          // Whatever has history worth a record was more than a creation.
-          const empty = state.segments.size === 0 && state.markers.size === 0;
-          if (known?.phase !== 'creating' || !empty) continue;
-          await this.manifests.removeHistory(known.definition);
-          this.logger.warn(
-            `the creation of ${known.definition.name} was cut off; it is taken back`,
-          );
-        } catch (error) {
-          if (errnoOf(error) === 'NOT_FOUND') continue;
-          this.logger.error(`${groupFolder(device.path, id)} cannot be looked at: ${text(error)}`);
-        }
+    for (const [id, files] of await this.manifestsFound()) {
+      if (served.has(id) || (await this.groups.find(id)) !== undefined) continue;
+      try {
+        const state = await ManifestCopies.read(files, id);
+        const known = state.group && manifestDefinition(state.group);
+        // Whatever has history worth a record was more than a creation.
+        const empty = state.segments.size === 0 && state.markers.size === 0;
+        if (known?.phase !== 'creating' || !empty) continue;
+        // A copy on a device that is away may know more.
+        const all = manifestFiles(known.definition).every((file) => files.includes(file));
+        if (!all) continue;
+        await this.manifests.removeHistory(known.definition);
+        this.logger.warn(`the creation of ${known.definition.name} was cut off; it is taken back`);
+      } catch (error) {
+        if (errnoOf(error) === 'NOT_FOUND') continue;
+        this.logger.error(`${files.join(', ')} cannot be looked at: ${text(error)}`);
       }
     }
   }

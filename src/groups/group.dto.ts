@@ -21,6 +21,10 @@ import {
 } from 'class-validator';
 import {
   DEVICES_PER_GROUP_MAX,
+  LOG_BUFFER_BYTES_MAX,
+  LOG_BUFFER_BYTES_MIN,
+  THROTTLE_MS_DEFAULT,
+  THROTTLE_MS_MAX,
   VOLUME_BYTES_MAX,
   VOLUMES_PER_GROUP_MAX,
 } from '../common/limits.js';
@@ -28,11 +32,6 @@ import { IsAbsolutePath, NAME_MESSAGE, NAME_PATTERN } from '../common/rest/field
 
 export const QUEUES_MAX = 64;
 export const EXPORTS_PER_VOLUME_MAX = 9;
-export const THROTTLE_MS_MAX = 60_000;
-export const THROTTLE_MS_DEFAULT = 5_000;
-/** The data plane's own bounds of a log buffer. */
-export const BUFFER_BYTES_MIN = 16 * 1024 * 1024;
-export const BUFFER_BYTES_MAX = 16 * 1024 * 1024 * 1024;
 
 export class PrimaryBody {
   @ApiProperty({
@@ -131,21 +130,27 @@ export class VolumeBody {
 export class LogBufferBody {
   @ApiProperty({
     enum: ['tmpfs', 'file', 'pmem'],
-    description: '`file` and `pmem` are refused for now.',
+    description:
+      'tmpfs survives a crash of the service, file (on an SSD) and pmem also a power cut.',
   })
   @IsIn(['tmpfs', 'file', 'pmem'])
   kind!: 'tmpfs' | 'file' | 'pmem';
 
-  @ApiPropertyOptional()
+  @ApiPropertyOptional({
+    example: '/var/lib/everpoint/buffers/web-1.buffer',
+    description:
+      'Of file and pmem: a file that does not exist yet, under a configured root or in the ' +
+      "folder `buffers` of the state folder; it is the group's alone. tmpfs finds its own place.",
+  })
   @IsOptional()
   @IsAbsolutePath()
   path?: string;
 
-  @ApiPropertyOptional({ minimum: BUFFER_BYTES_MIN, maximum: BUFFER_BYTES_MAX })
+  @ApiPropertyOptional({ minimum: LOG_BUFFER_BYTES_MIN, maximum: LOG_BUFFER_BYTES_MAX })
   @IsOptional()
   @IsInt()
-  @Min(BUFFER_BYTES_MIN)
-  @Max(BUFFER_BYTES_MAX)
+  @Min(LOG_BUFFER_BYTES_MIN)
+  @Max(LOG_BUFFER_BYTES_MAX)
   bytes?: number;
 }
 
@@ -253,6 +258,12 @@ export class GroupPatch {
   @IsOptional()
   @IsArray()
   exports?: unknown[];
+}
+
+export class ConfirmBody {
+  @ApiProperty({ enum: [true], description: 'Says that it is meant.' })
+  @IsOptional()
+  confirm?: unknown;
 }
 
 export class DeleteGroupQuery {

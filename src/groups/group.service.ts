@@ -127,6 +127,26 @@ export class GroupService {
     });
   }
 
+  /** Stops protection; the gap that this opens is recorded when it answers. */
+  pause(nameOrId: string, confirm: unknown): Promise<Group> {
+    return this.lock.run(async () => {
+      demandConfirmed('pause group', confirm, 'no moment from now until resume can be restored');
+      const group = await this.get(nameOrId);
+      await this.port.pauseGroup(group.id);
+      return group;
+    });
+  }
+
+  /** Ends a pause. CONFLICT when there is none. */
+  resume(nameOrId: string, confirm: unknown): Promise<Group> {
+    return this.lock.run(async () => {
+      demandConfirmed('resume group', confirm, 'the disks are read to find what the pause missed');
+      const group = await this.get(nameOrId);
+      await this.port.resumeGroup(group.id);
+      return group;
+    });
+  }
+
   /** CONFLICT while a front-end is connected, unless forced, and while a job works for the group. */
   remove(nameOrId: string, options: DeleteOptions): Promise<void> {
     return this.lock.run(async () => {
@@ -186,6 +206,13 @@ export class GroupService {
       throw new InvalidFieldsError('find policy', [{ field, message: error.message }]);
     }
   }
+}
+
+function demandConfirmed(operation: string, confirm: unknown, what: string): void {
+  if (confirm === true) return;
+  throw new InvalidFieldsError(operation, [
+    { field: 'confirm', message: `set "confirm": true to do it: ${what}` },
+  ]);
 }
 
 function withoutCreate(definition: Group['definition']): Group['definition'] {

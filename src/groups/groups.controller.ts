@@ -28,7 +28,7 @@ import { PageQuery, pageOf } from '../common/rest/fields.js';
 import { Problem } from '../common/rest/problem.js';
 import { GroupAnswer } from './group-answer.js';
 import { GroupDescriber } from './group-describer.js';
-import { DeleteGroupQuery, GroupBody, GroupPatch } from './group.dto.js';
+import { ConfirmBody, DeleteGroupQuery, GroupBody, GroupPatch } from './group.dto.js';
 import { GroupService } from './group.service.js';
 
 const EXAMPLE = {
@@ -100,6 +100,33 @@ export class GroupsController {
   @ApiOkResponse({ type: GroupAnswer })
   async patch(@Param('group') group: string, @Body() body: GroupPatch): Promise<GroupAnswer> {
     return this.describer.describe(await this.groups.patch(group, body));
+  }
+
+  @Post(':group/pause')
+  @HttpCode(200)
+  @RequireRole('operator')
+  @ApiOperation({
+    summary: 'Stops protection: opens a gap that lasts until resume, over restarts too',
+    description: 'Answers when the gap is recorded. No moment of it is ever a recovery point.',
+  })
+  @ApiOkResponse({ type: GroupAnswer })
+  @ApiBadRequestResponse({ type: Problem })
+  @ApiConflictResponse({ type: Problem })
+  async pause(@Param('group') group: string, @Body() body: ConfirmBody): Promise<GroupAnswer> {
+    return this.describer.describe(await this.groups.pause(group, body.confirm));
+  }
+
+  @Post(':group/resume')
+  @HttpCode(200)
+  @RequireRole('operator')
+  @ApiOperation({
+    summary: 'Ends a pause; answers when writes are logged again, while the gap is resynced',
+  })
+  @ApiOkResponse({ type: GroupAnswer })
+  @ApiBadRequestResponse({ type: Problem })
+  @ApiConflictResponse({ type: Problem, description: 'It is not paused.' })
+  async resume(@Param('group') group: string, @Body() body: ConfirmBody): Promise<GroupAnswer> {
+    return this.describer.describe(await this.groups.resume(group, body.confirm));
   }
 
   @Delete(':group')

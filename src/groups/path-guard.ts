@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { realpath } from 'node:fs/promises';
+import { mkdir, realpath } from 'node:fs/promises';
 import path from 'node:path';
 import { Inject, Injectable } from '@nestjs/common';
 import { DeviceRepository } from '../catalog/device.repository.js';
@@ -18,7 +18,11 @@ const OWN_NAMES = [
   /^data-?plane/,
   /^run$/,
   /^tokens/,
+  /^buffers$/,
 ];
+
+/** Where log buffers that are files may lie without a root of their own, below the state folder. */
+const BUFFERS = 'buffers';
 
 /**
  * Decides where a caller may have files made or written. What counts is where a path really leads:
@@ -55,6 +59,22 @@ export class PathGuard {
     return real;
   }
 
+  /**
+   * The real path of a log buffer's file: under a root like every other file, or in the folder
+   * `buffers` of the state folder, which is made when it is missing.
+   */
+  async resolveBuffer(field: string, given: string): Promise<string> {
+    const own = path.join(this.settings.state, BUFFERS);
+    if (path.dirname(given) !== own) return this.resolve(field, given);
+    await mkdir(own, { recursive: true, mode: 0o700 });
+    const real = await this.realPath(field, given);
+    const inside = path.dirname(real) === (await realOrSame(own));
+    const owner = await this.bufferOf(real);
+    if (inside && owner === undefined) return real;
+    const message = `${real} ${inside ? `belongs to ${owner}` : `is not in ${own}`}`;
+    throw new InvalidFieldsError('check path', [{ field, message }]);
+  }
+
   /** Name of the group that has the file as a primary. */
   async primaryOf(real: string): Promise<string | undefined> {
     for (const row of await this.groups.list()) {
@@ -62,6 +82,16 @@ export class PathGuard {
       for (const volume of definition.volumes) {
         if ((await realOrSame(volume.primary.path)) === real) return name;
       }
+    }
+    return undefined;
+  }
+
+  private async bufferOf(real: string): Promise<string | undefined> {
+    for (const row of await this.groups.list()) {
+      const { definition, name } = groupOfRow(row);
+      const { logBuffer } = definition;
+      if (logBuffer.kind === 'tmpfs') continue;
+      if ((await realOrSame(logBuffer.path)) === real) return `the group ${name}: its log buffer`;
     }
     return undefined;
   }
@@ -93,6 +123,8 @@ export class PathGuard {
     for (const device of await this.devices.list()) {
       if (isBelow(real, device.path)) return `the device ${device.name}`;
     }
+    const buffer = await this.bufferOf(real);
+    if (buffer !== undefined) return buffer;
     if (isBelow(real, await realOrSame(this.settings.runDir))) return 'the sockets of this service';
     const state = await realOrSame(this.settings.state);
     if (!isBelow(real, state)) return undefined;

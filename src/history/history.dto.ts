@@ -148,7 +148,10 @@ export class SegmentAnswer {
   @ApiProperty({ example: 1 })
   segment!: number;
 
-  @ApiProperty({ enum: ['active', 'sealed'] })
+  @ApiProperty({
+    enum: ['active', 'sealed', 'given-up'],
+    description: 'given-up: its device failed, and the log went on in a later one.',
+  })
   state!: string;
 
   @ApiProperty({ description: 'Its map is in place.' })

@@ -18,6 +18,7 @@ import type {
   SealAnswer,
   SegmentAnswer,
 } from './history.dto.js';
+import { isInGap } from './gaps.js';
 import { type LogSegment, LogView } from './log-view.js';
 import { MapKeeper } from './map-keeper.js';
 import { MarkerService } from './marker.service.js';
@@ -76,10 +77,8 @@ export class HistoryService {
       if (!pinned || (from !== undefined && timeNs < from) || (to !== undefined && timeNs > to)) {
         continue;
       }
-      const lost = gaps.some(
-        (gap) => lsn > gap.fromLsn && (gap.toLsn === undefined || lsn <= gap.toLsn),
-      );
-      if (!lost) points.push({ lsn, time, kind: 'marker', label, expiry: keepUntil });
+      if (!gaps.some((gap) => isInGap(gap, lsn)))
+        points.push({ lsn, time, kind: 'marker', label, expiry: keepUntil });
     }
     return pageOf(points, query, (point) => String(point.lsn));
   }
@@ -93,11 +92,17 @@ function boundOf(field: string, text: string | undefined, now: bigint): bigint |
   throw new InvalidFieldsError('read range', [{ field, message: 'must be a time or like -24h' }]);
 }
 
+/** One that another follows, but whose end is still being written, counts as active. */
+function stateOf({ sealed, superseded, mapped, cut }: LogSegment): string {
+  if (sealed) return 'sealed';
+  return superseded && (mapped || cut) ? 'given-up' : 'active';
+}
+
 function segmentAnswer(segment: LogSegment): SegmentAnswer {
   return {
     id: String(segment.segment),
     segment: segment.segment,
-    state: segment.sealed ? 'sealed' : 'active',
+    state: stateOf(segment),
     mapped: segment.mapped,
     epoch: segment.epoch,
     firstLsn: segment.firstLsn,

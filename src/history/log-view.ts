@@ -3,12 +3,15 @@ import path from 'node:path';
 import { Inject, Injectable } from '@nestjs/common';
 import { EverpointError } from '../common/errors.js';
 import { parseTime } from '../common/time.js';
-import type { DataPlanePort, GapInfo, GroupStatus, SegmentInfo } from '../data-plane/port.js';
+import type { DataPlanePort, GroupStatus, SegmentInfo } from '../data-plane/port.js';
 import { DATA_PLANE } from '../events/data-plane-events.js';
 import { ManifestStore } from '../groups/manifest-store.js';
 import type { Group } from '../groups/stored-group.js';
-import type { GapRecord, ManifestState, SegmentRecord } from '../maps/manifest-records.js';
+import type { ManifestState, SegmentRecord } from '../maps/manifest-records.js';
 import { groupFolder } from '../maps/segment/folder.js';
+import type { GapPayload } from '../maps/segment/format.js';
+import { WorkerPool } from '../workers/pool.js';
+import { type LogGap, unitedGaps } from './gaps.js';
 
 /** A segment wherever it is known from, with its file's whole path. */
 export interface LogSegment {
@@ -26,18 +29,12 @@ export interface LogSegment {
   dataBytes: number;
   fileBytes: number;
   sealed: boolean;
+  /** Of an unsealed one: another one follows, so nothing is written into it any more. */
+  superseded: boolean;
+  /** Its file holds more than counts; then `lastNs` is a bound only. */
+  cut: boolean;
   /** Its map is in place. */
   mapped: boolean;
-}
-
-/** (fromLsn, toLsn] was not protected; without toLsn it still lasts. */
-export interface LogGap {
-  fromLsn: number;
-  toLsn: number | undefined;
-  fromNs: bigint;
-  toNs: bigint | undefined;
-  reason: string;
-  healed: boolean;
 }
 
 /** A group's log as it is known at one moment. */
@@ -56,9 +53,13 @@ export interface LogSnapshot {
 /** Puts together what manifest and data plane know of a group's log. */
 @Injectable()
 export class LogView {
+  /** Gap entries of segments that have no map yet, by group and segment. */
+  private readonly entries = new Map<string, Map<number, Promise<GapPayload[]>>>();
+
   constructor(
     @Inject(DATA_PLANE) private readonly port: DataPlanePort,
     @Inject(ManifestStore) private readonly manifests: ManifestStore,
+    @Inject(WorkerPool) private readonly pool: WorkerPool,
   ) {}
 
   /**
@@ -77,21 +78,64 @@ export class LogView {
     } catch (error) {
       fault = error as Error;
     }
+    let logged: GapPayload[] = [];
+    try {
+      tail = tail.filter((info) => !state.segments.has(info.segment));
+      logged = await this.gapEntries(group, tail, status?.epoch);
+    } catch (error) {
+      // What stands there may be inside a gap that nobody else knows of.
+      fault = error as Error;
+      tail = [];
+    }
     // Maps may have come into place in the meantime: the manifest is looked at after the data plane.
     const segments = [...state.segments.values()].map((record) => fromRecord(group, record));
     for (const info of tail) {
       if (!state.segments.has(info.segment)) segments.push(fromInfo(group, info));
     }
-    const filled = segments.filter((segment) => segment.lastLsn >= segment.firstLsn);
-    filled.sort((a, b) => a.firstLsn - b.firstLsn);
+    const filled = withoutOverlap(segments);
     return {
       state,
       status,
       fault,
       segments: filled,
-      gaps: gapsOf(state.gaps, status?.gaps ?? []),
+      gaps: unitedGaps(state.gaps, logged, status?.gaps ?? []),
       durableLsn: filled.at(-1)?.lastLsn ?? 0,
     };
+  }
+
+  /**
+   * What the log itself says of gaps, where neither the manifest nor the data plane may know it: in
+   * segments without a map of an epoch before the present one.
+   */
+  private async gapEntries(
+    group: Group,
+    tail: readonly SegmentInfo[],
+    epoch: number | undefined,
+  ): Promise<GapPayload[]> {
+    const older = tail.filter((one) => one.epoch !== epoch && one.lastLsn >= one.firstLsn);
+    const before = this.entries.get(group.id);
+    if (older.length === 0) {
+      this.entries.delete(group.id);
+      return [];
+    }
+    const now = new Map<number, Promise<GapPayload[]>>();
+    for (const info of older) {
+      now.set(info.segment, before?.get(info.segment) ?? this.readGaps(fromInfo(group, info)));
+    }
+    this.entries.set(group.id, now);
+    try {
+      return (await Promise.all(now.values())).flat();
+    } catch (error) {
+      this.entries.delete(group.id);
+      throw error;
+    }
+  }
+
+  private async readGaps(segment: LogSegment): Promise<GapPayload[]> {
+    const { path: file, sealed, lastLsn } = segment;
+    const query = { path: file, sealed, durableLsn: lastLsn, lastLsn };
+    const { labels } = await this.pool.run('readSegment', query);
+    return labels.flatMap((label) => (label.kind === 'gap' ? [label.gap] : []));
   }
 
   private async syncUnlessInGap(groupId: string): Promise<void> {
@@ -101,6 +145,31 @@ export class LogView {
       if (!(error instanceof EverpointError) || error.code !== 'CONFLICT') throw error;
     }
   }
+}
+
+/**
+ * The segments that have entries, in the order of LSNs. Where two hold the same LSNs the one with the
+ * higher number counts: the other one was given up, and ends before the first LSN of its successor.
+ * One that has a map already keeps its end: a map cannot be cut, and who needs it finds the overlap.
+ */
+function withoutOverlap(segments: LogSegment[]): LogSegment[] {
+  let limit = Infinity;
+  let limitNs = 0n;
+  const newestFirst = segments.sort((a, b) => b.segment - a.segment);
+  for (const segment of newestFirst) {
+    segment.superseded = !segment.sealed && limit !== Infinity;
+    if (segment.lastLsn >= limit && !segment.mapped) {
+      segment.lastLsn = limit - 1;
+      segment.entries = Math.max(0, segment.lastLsn - segment.firstLsn + 1);
+      segment.cut = true;
+      if (segment.lastNs >= limitNs) segment.lastNs = limitNs - 1n;
+    }
+    if (segment.firstLsn < limit && segment.lastLsn >= segment.firstLsn) {
+      limit = segment.firstLsn;
+      limitNs = segment.firstNs;
+    }
+  }
+  return newestFirst.reverse().filter((segment) => segment.lastLsn >= segment.firstLsn);
 }
 
 /**
@@ -150,7 +219,10 @@ function fromRecord(group: Group, record: SegmentRecord): LogSegment {
     entries: record.entries,
     dataBytes: record.dataBytes,
     fileBytes: record.fileBytes,
-    sealed: true,
+    // Of one that was given up no seal is expected.
+    sealed: record.reason !== 0,
+    superseded: record.reason === 0,
+    cut: false,
     mapped: true,
   };
 }
@@ -172,33 +244,8 @@ function fromInfo(group: Group, info: SegmentInfo): LogSegment {
     dataBytes: info.dataBytes,
     fileBytes: info.fileBytes,
     sealed: info.sealed,
+    superseded: false,
+    cut: false,
     mapped: false,
   };
-}
-
-/** The data plane's word on a gap is newer than the manifest's. */
-function gapsOf(recorded: readonly GapRecord[], live: readonly GapInfo[]): LogGap[] {
-  const gaps = new Map<number, LogGap>();
-  for (const gap of recorded) {
-    gaps.set(gap.fromLsn, {
-      fromLsn: gap.fromLsn,
-      toLsn: gap.toLsn ?? undefined,
-      fromNs: parseTime(gap.from),
-      toNs: gap.to === null ? undefined : parseTime(gap.to),
-      reason: gap.reason,
-      healed: gap.healed,
-    });
-  }
-  for (const gap of live) {
-    const open = gap.toLsn === 0;
-    gaps.set(gap.fromLsn, {
-      fromLsn: gap.fromLsn,
-      toLsn: open ? undefined : gap.toLsn,
-      fromNs: BigInt(gap.fromNs),
-      toNs: open ? undefined : BigInt(gap.toNs),
-      reason: gap.reason,
-      healed: gap.healed,
-    });
-  }
-  return [...gaps.values()].sort((a, b) => a.fromLsn - b.fromLsn);
 }

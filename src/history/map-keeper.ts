@@ -5,7 +5,7 @@ import { type BeforeApplicationShutdown, Inject, Injectable, Logger } from '@nes
 import { errnoOf, EverpointError } from '../common/errors.js';
 import { ensureFolder, syncFolder } from '../common/files.js';
 import { formatTime } from '../common/time.js';
-import type { DataPlanePort, GapInfo } from '../data-plane/port.js';
+import type { DataPlanePort, GroupStatus } from '../data-plane/port.js';
 import { DATA_PLANE } from '../events/data-plane-events.js';
 import { EventBus } from '../events/event-bus.js';
 import { GroupDescriber } from '../groups/group-describer.js';
@@ -16,7 +16,6 @@ import type { Group } from '../groups/stored-group.js';
 import type { SegmentSummary } from '../maps/build.js';
 import { mapPath, mapRelativePath } from '../maps/manifest.js';
 import {
-  type GapRecord,
   type ManifestRecord,
   type ManifestState,
   type MapRecord,
@@ -27,6 +26,7 @@ import type { MapHeader } from '../maps/map-format.js';
 import { groupFolder } from '../maps/segment/folder.js';
 import { MetricsService } from '../metrics/metrics.service.js';
 import { WorkerPool } from '../workers/pool.js';
+import { newGapRecords, settledGaps } from './gaps.js';
 import { deviceRoot, type LogSegment, LogView } from './log-view.js';
 import { recordsOfLabels } from './labels.js';
 
@@ -37,6 +37,8 @@ const RETRY_MS = 5_000;
 const RETRY_MS_MAX = 300_000;
 /** Everything from one segment. */
 const LEVEL_ZERO_CLASS = 0;
+/** No seal takes so long on a device that is well. */
+const SEAL_MS_MAX = 30_000;
 
 interface Trouble {
   error: Error;
@@ -49,7 +51,7 @@ interface Trouble {
  * sealed with what is mapped on every `sealed` event, at start and every few seconds, so a missed
  * event or an end of the service at any step costs time only:
  * - a map file without its record in the manifest was never announced: it is removed and made again;
- * - segment, map, markers and geometry of one segment are one commit.
+ * - segment, map, markers, gaps and geometry of one segment are one commit.
  * Segments of one group are mapped in order, as each map names the one before it.
  */
 @Injectable()
@@ -61,6 +63,10 @@ export class MapKeeper implements BeforeApplicationShutdown {
   private readonly swept = new Set<string>();
   /** Deleted groups: nothing may be written into their folders any more. */
   private readonly gone = new Set<string>();
+  /** Gaps that an event has told of, as open or as healed. */
+  private readonly toldGaps = new Set<string>();
+  /** When a segment was first seen unsealed though another one follows it. */
+  private readonly unsealed = new Map<string, number>();
   private readonly troubles = new Map<string, Trouble>();
   private readonly unsubscribe: (() => void)[] = [];
   private timer: NodeJS.Timeout | undefined;
@@ -100,8 +106,9 @@ export class MapKeeper implements BeforeApplicationShutdown {
       this.bus.on('sealed', ({ group }) => {
         this.kick(group);
       }),
-      this.bus.on('gap', ({ group }) => {
-        this.kick(group);
+      this.bus.on('gap', (gap) => {
+        this.toldGaps.add(gapName(gap.group, gap));
+        this.kick(gap.group);
       }),
       this.bus.on('group', ({ group }) => {
         this.troubles.delete(group);
@@ -192,20 +199,64 @@ export class MapKeeper implements BeforeApplicationShutdown {
   /** One look at a group: gaps, markers of the tail, missing maps. */
   private async pass(group: Group): Promise<void> {
     if (this.gone.has(group.id)) return;
+    await this.manifests.heal(group.definition);
     const log = await this.logs.snapshot(group, false);
     if (!this.swept.has(group.id)) await this.sweep(group, log.state);
     if (log.fault !== undefined) throw log.fault;
-    await this.manifests.commit(
-      group.definition,
-      newGapRecords(log.state.gaps, log.status?.gaps ?? []),
-    );
+    const live = log.status?.gaps ?? [];
+    await this.commit(group, newGapRecords(log.state.gaps, live));
     const tail = log.segments.filter((segment) => !segment.mapped);
-    for (const segment of tail) {
+    // The first segment that may still get entries, or its end: nothing behind it is mapped yet.
+    const open = tail.find((one) => !one.sealed && !this.isGivenUp(group, one, log.status));
+    const closed = open === undefined ? tail : tail.slice(0, tail.indexOf(open));
+    for (const segment of closed) {
       this.abort.signal.throwIfAborted();
-      if (segment.sealed) await this.buildMap(group, segment);
-      else if (!this.swept.has(group.id)) await this.takeMarkers(group, segment);
+      await this.buildMap(group, segment);
+    }
+    if (!this.swept.has(group.id)) {
+      for (const segment of tail.slice(closed.length)) await this.takeMarkers(group, segment);
+    }
+    if (open === undefined || open === tail.at(-1)) {
+      const { gaps } = await this.manifests.state(group.definition);
+      await this.commit(group, settledGaps(gaps, live, log.segments));
     }
     this.swept.add(group.id);
+  }
+
+  /**
+   * Whether a segment that has a successor will never be sealed, as far as can be told: its device is
+   * not well, or it has been so for longer than any seal takes. What is being sealed is waited for.
+   */
+  private isGivenUp(
+    group: Group,
+    { segment, superseded, device, cut }: LogSegment,
+    status: GroupStatus | undefined,
+  ): boolean {
+    if (!superseded) return false;
+    const found = status?.devices.find((one) => one.id === device);
+    if (cut || (found !== undefined && found.state !== 'ok')) return true;
+    const name = `${group.id}/${segment}`;
+    const since = this.unsealed.get(name) ?? performance.now();
+    this.unsealed.set(name, since);
+    return performance.now() - since > SEAL_MS_MAX;
+  }
+
+  /** Commits, and tells of gaps that opened or were healed. */
+  private async commit(group: Group, records: readonly ManifestRecord[]): Promise<void> {
+    await this.manifests.commit(group.definition, records);
+    for (const record of records) {
+      if (record.kind !== 'gap' || record.toLsn === record.fromLsn) continue;
+      const { fromLsn, toLsn, from, to, reason, healed } = record;
+      const text = healed
+        ? `the gap of ${group.name} from LSN ${fromLsn} is healed at LSN ${toLsn} (${from} to ${to}: ${reason})`
+        : `${group.name} is in a gap since ${from}, after LSN ${fromLsn}: ${reason}`;
+      this.logger.warn(text);
+      // What happened while nobody listened to the data plane.
+      const told = this.toldGaps.has(gapName(group.id, record));
+      if (told) continue;
+      const gap = { fromLsn, toLsn: toLsn ?? 0, from, to, reason, healed };
+      this.bus.publish('gap', { group: group.id, ...gap });
+    }
   }
 
   private async buildMap(group: Group, segment: LogSegment): Promise<void> {
@@ -219,6 +270,8 @@ export class MapKeeper implements BeforeApplicationShutdown {
       'buildLevelZeroMap',
       {
         segmentPath: segment.path,
+        ...(!segment.sealed && { sealed: false }),
+        lastLsn: segment.lastLsn,
         outPath,
         group: group.id,
         device: segment.device,
@@ -230,12 +283,13 @@ export class MapKeeper implements BeforeApplicationShutdown {
       { signal: this.abort.signal },
     );
     const records: ManifestRecord[] = [
-      segmentRecord(segment, built.segment),
+      segmentRecord(segment, built.segment, built.map),
       ...recordsOfLabels(state, built.labels),
       mapRecord(built.map),
     ];
     const { firstLsn, lastLsn } = built.map;
-    await this.manifests.commit(group.definition, records);
+    await this.commit(group, records);
+    this.unsealed.delete(`${group.id}/${segment.segment}`);
     this.bus.publish('mapped', { group: group.id, firstLsn, lastLsn });
   }
 
@@ -287,18 +341,27 @@ function passesByItself(error: Error): boolean {
   return error instanceof EverpointError && error.retryable;
 }
 
-function segmentRecord(segment: LogSegment, summary: SegmentSummary): SegmentRecord {
+function gapName(group: string, gap: { fromLsn: number; healed: boolean }): string {
+  return `${group}/${gap.fromLsn}/${gap.healed}`;
+}
+
+/** Of a segment that was given up, what its map has: the file may hold more. */
+function segmentRecord(
+  segment: LogSegment,
+  summary: SegmentSummary,
+  map: MapHeader,
+): SegmentRecord {
   return {
     kind: 'segment',
     segment: summary.segment,
     device: summary.device,
     path: segment.relativePath,
     epoch: summary.epoch,
-    firstLsn: summary.firstLsn,
-    lastLsn: summary.lastLsn,
-    firstTime: formatTime(summary.firstTimeNs),
-    lastTime: formatTime(summary.lastTimeNs),
-    entries: summary.entries,
+    firstLsn: map.firstLsn,
+    lastLsn: map.lastLsn,
+    firstTime: formatTime(map.firstTimeNs),
+    lastTime: formatTime(map.lastTimeNs),
+    entries: map.lastLsn - map.firstLsn + 1,
     dataBytes: summary.dataBytes,
     fileBytes: summary.fileBytes,
     sealedAt: formatTime(summary.sealedNs),
@@ -337,30 +400,4 @@ function lastMapId(state: ManifestState): number {
   let last = { id: 0, lastLsn: 0 };
   for (const map of state.maps.values()) if (map.lastLsn > last.lastLsn) last = map;
   return last.id;
-}
-
-/** What the data plane knows of gaps and the manifest does not. */
-function newGapRecords(known: readonly GapRecord[], live: readonly GapInfo[]): GapRecord[] {
-  const records: GapRecord[] = [];
-  for (const gap of live) {
-    const open = gap.toLsn === 0;
-    const record: GapRecord = {
-      kind: 'gap',
-      fromLsn: gap.fromLsn,
-      toLsn: open ? null : gap.toLsn,
-      from: formatTime(BigInt(gap.fromNs)),
-      to: open ? null : formatTime(BigInt(gap.toNs)),
-      reason: gap.reason === '' ? 'unknown' : gap.reason,
-      healed: gap.healed,
-    };
-    const same = known.find((one) => one.fromLsn === gap.fromLsn);
-    const changed =
-      same === undefined ||
-      same.toLsn !== record.toLsn ||
-      same.to !== record.to ||
-      same.reason !== record.reason ||
-      same.healed !== record.healed;
-    if (changed) records.push(record);
-  }
-  return records;
 }

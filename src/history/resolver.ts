@@ -5,7 +5,8 @@ import { type Moment, parseMoment } from '../common/moments.js';
 import { formatTime, nowNs } from '../common/time.js';
 import type { Group } from '../groups/stored-group.js';
 import { WorkerPool } from '../workers/pool.js';
-import { type LogGap, type LogSegment, type LogSnapshot, LogView, missingLsn } from './log-view.js';
+import { isInGap, type LogGap } from './gaps.js';
+import { type LogSegment, type LogSnapshot, LogView, missingLsn } from './log-view.js';
 
 export interface Point {
   lsn: number;
@@ -26,6 +27,7 @@ export interface Resolution {
 /** What a moment was found to be, before gaps are looked at. */
 type Found =
   | { kind: 'point'; lsn: number; timeNs?: bigint }
+  | { kind: 'gap'; gap: LogGap; lsn: number }
   | { kind: 'unknown'; reason: string }
   | { kind: 'before'; reason: string }
   | { kind: 'after'; reason: string };
@@ -44,7 +46,9 @@ export class Resolver {
     // The clock is read first: what was written before the question was asked is to be found.
     const now = nowNs();
     let log = await this.logs.snapshot(group, true);
-    if (isMarkerBeyond(log, moment)) log = await this.logs.snapshot(group, true);
+    if (isMarkerBeyond(log, moment) || isRightAfterGap(log, moment)) {
+      log = await this.logs.snapshot(group, true);
+    }
     const first = log.segments[0];
     const last = log.segments.at(-1);
     if (first === undefined || last === undefined) {
@@ -68,6 +72,8 @@ export class Resolver {
         });
       case 'point':
         return this.judge(log, found.lsn, found.timeNs);
+      case 'gap':
+        return this.refuse(log, found.lsn, found.gap);
     }
   }
 
@@ -85,7 +91,7 @@ export class Resolver {
     const segment = segmentOf(log, lsn);
     if (segment === undefined) throw new Error(`LSN ${lsn} is in no segment`);
     if (lsn === segment.firstLsn) return segment.firstNs;
-    if (lsn === segment.lastLsn) return segment.lastNs;
+    if (lsn === segment.lastLsn && !segment.cut) return segment.lastNs;
     const { path, sealed, lastLsn: durableLsn } = segment;
     const [timeNs] = await this.pool.run('timesOfLsns', { path, sealed, durableLsn, lsns: [lsn] });
     if (timeNs === undefined) throw new Error(`LSN ${lsn} has no time`);
@@ -94,10 +100,13 @@ export class Resolver {
 
   private async find(log: LogSnapshot, moment: Moment, now: bigint): Promise<Found> {
     switch (moment.kind) {
-      case 'latest':
+      case 'latest': {
         throwIfDown(log);
-        // In a gap writes have no LSN: that time goes on is what tells that this one is inside.
-        return { kind: 'point', lsn: log.durableLsn, timeNs: now };
+        // In a gap writes may have no LSN: now is inside, whatever the newest LSN is.
+        const gap = log.gaps.find((one) => one.toLsn === undefined);
+        const lsn = log.durableLsn;
+        return gap === undefined ? { kind: 'point', lsn } : { kind: 'gap', gap, lsn };
+      }
       case 'lsn':
         return findLsn(log, moment.lsn);
       case 'marker': {
@@ -139,20 +148,22 @@ export class Resolver {
 
   private async judge(log: LogSnapshot, lsn: number, timeNs?: bigint): Promise<Resolution> {
     const gap = await this.gapAround(log, lsn, timeNs);
-    if (gap !== undefined) {
-      const nearest = {
-        before: await this.lastUpTo(log, gap.fromLsn),
-        after: gap.toLsn === undefined ? null : await this.firstFrom(log, gap.toLsn + 1),
-      };
-      const until = gap.toNs === undefined ? 'and lasts' : `until ${formatTime(gap.toNs)}`;
-      const reason = `In a gap from ${formatTime(gap.fromNs)} ${until}: ${gap.reason}`;
-      return unreachable(lsn, null, reason, nearest);
-    }
+    if (gap !== undefined) return this.refuse(log, lsn, gap);
     // Never the point before instead: whoever names an LSN would get older bytes without a word.
     if (segmentOf(log, lsn) === undefined) throwIfDown(log);
     demandWhole(log, lsn);
     const time = formatTime(await this.timeOf(log, lsn));
     return { lsn, time, ...labelAt(log, lsn), reachable: true };
+  }
+
+  private async refuse(log: LogSnapshot, lsn: number, gap: LogGap): Promise<Resolution> {
+    const nearest = {
+      before: await this.lastUpTo(log, gap.fromLsn),
+      after: gap.toLsn === undefined ? null : await this.firstFrom(log, gap.toLsn + 1),
+    };
+    const until = gap.toNs === undefined ? 'and lasts' : `until ${formatTime(gap.toNs)}`;
+    const reason = `In a gap from ${formatTime(gap.fromNs)} ${until}: ${gap.reason}`;
+    return unreachable(lsn, null, reason, nearest);
   }
 
   private async gapAround(
@@ -161,7 +172,7 @@ export class Resolver {
     timeNs: bigint | undefined,
   ): Promise<LogGap | undefined> {
     const gap = log.gaps.find(
-      (one) => inGap(one, lsn) || (timeNs !== undefined && duringGap(one, timeNs)),
+      (one) => isInGap(one, lsn) || (timeNs !== undefined && duringGap(one, timeNs)),
     );
     if (gap !== undefined || timeNs === undefined) return gap;
     // LSNs that were taken and are in no log: their writes came after the last good entry, and
@@ -181,7 +192,7 @@ export class Resolver {
       const segment = log.segments.findLast((one) => one.firstLsn <= at);
       if (segment === undefined) return null;
       const candidate = Math.min(at, segment.lastLsn);
-      const gap = log.gaps.find((one) => inGap(one, candidate));
+      const gap = log.gaps.find((one) => isInGap(one, candidate));
       if (gap === undefined) return this.point(log, candidate);
       at = gap.fromLsn;
     }
@@ -194,7 +205,7 @@ export class Resolver {
       const segment = log.segments.find((one) => one.lastLsn >= at);
       if (segment === undefined) return null;
       const candidate = Math.max(at, segment.firstLsn);
-      const gap = log.gaps.find((one) => inGap(one, candidate));
+      const gap = log.gaps.find((one) => isInGap(one, candidate));
       if (gap === undefined) {
         return missingLsn(log, candidate) === undefined ? this.point(log, candidate) : null;
       }
@@ -212,7 +223,7 @@ function findLsn(log: LogSnapshot, lsn: number): Found {
   const first = log.segments[0]?.firstLsn ?? 0;
   if (lsn < first) return { kind: 'before', reason: `History starts at LSN ${first}.` };
   const newest = log.durableLsn;
-  const lost = log.gaps.some((gap) => inGap(gap, lsn));
+  const lost = log.gaps.some((gap) => isInGap(gap, lsn));
   if (lsn > newest && !lost) return { kind: 'after', reason: `The newest LSN is ${newest}.` };
   return { kind: 'point', lsn };
 }
@@ -221,6 +232,11 @@ function findLsn(log: LogSnapshot, lsn: number): Found {
 function isMarkerBeyond(log: LogSnapshot, moment: Moment): boolean {
   if (moment.kind !== 'marker' || log.fault !== undefined) return false;
   return (log.state.markers.get(moment.label)?.lsn ?? 0) > log.durableLsn;
+}
+
+/** A gap has just been healed: what the data plane logs behind its end is about to come. */
+function isRightAfterGap(log: LogSnapshot, moment: Moment): boolean {
+  return moment.kind === 'latest' && log.gaps.some((gap) => gap.toLsn === log.durableLsn);
 }
 
 /** Taken, be it durable or not. */
@@ -245,10 +261,6 @@ function demandWhole(log: LogSnapshot, lsn: number): void {
 
 function segmentOf(log: LogSnapshot, lsn: number): LogSegment | undefined {
   return log.segments.find((one) => one.firstLsn <= lsn && lsn <= one.lastLsn);
-}
-
-function inGap(gap: LogGap, lsn: number): boolean {
-  return lsn > gap.fromLsn && (gap.toLsn === undefined || lsn <= gap.toLsn);
 }
 
 /** Writes of a gap may be in no log at all: then only the clock tells that a moment is inside. */

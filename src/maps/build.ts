@@ -14,6 +14,8 @@ import { SegmentFile, type SegmentLabel } from './segment/reader.js';
 
 export interface BuildLevelZeroRequest {
   readonly segmentPath: string;
+  /** false: one that was given up, which has no end of its own; then `lastLsn` says where it ends. */
+  readonly sealed?: boolean | undefined;
   /** A part of the segment's entries; all of them without. */
   readonly firstLsn?: number | undefined;
   readonly lastLsn?: number | undefined;
@@ -58,11 +60,13 @@ export interface BuildLevelZeroResult {
 }
 
 /**
- * Builds the level-0 map of a sealed segment, from its tables and labels alone: no guest data is
+ * Builds the level-0 map of a segment that is written no more, from its tables and labels alone: no guest data is
  * read. @throws CORRUPTION, ALREADY_EXISTS, …
  */
 export function buildLevelZeroMap(request: BuildLevelZeroRequest): BuildLevelZeroResult {
-  const file = SegmentFile.open(request.segmentPath, { expectSealed: true });
+  const { sealed = true, lastLsn } = request;
+  const durable = sealed || lastLsn === undefined ? {} : { durableLsn: lastLsn };
+  const file = SegmentFile.open(request.segmentPath, { expectSealed: sealed, ...durable });
   try {
     if (file.header.group !== request.group) {
       throw new MapsError('INVALID_ARGUMENT', `a segment of group ${file.header.group}`, {

@@ -25,7 +25,7 @@ import type { SegmentEntries } from './segment/entries.js';
 import { Pieces, Sweeper } from './sweep.js';
 
 /** What an entry does to its range, by type: 0 nothing, 1 data, 2 zeroes, 3 unknown. */
-const CONTENT_OF_TYPE = Uint8Array.from([0, 1, 2, 2, 0, 0, 0, 0, 3]);
+const CONTENT_OF_TYPE = Uint8Array.from([0, 1, 2, 2, 0, 0, 0, 0, 3, 0]);
 /** Regions of all volumes that one segment may reach over: 64 Mi, or 16 PiB. */
 const REGIONS_MAX = 1 << 26;
 const PER_REGION = 1 / REGION_SECTORS;

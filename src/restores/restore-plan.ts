@@ -3,13 +3,8 @@ import path from 'node:path';
 import { Inject, Injectable } from '@nestjs/common';
 import { EverpointError } from '../common/errors.js';
 import type { Group } from '../groups/stored-group.js';
-import {
-  deviceRoot,
-  type LogGap,
-  type LogSegment,
-  type LogSnapshot,
-  LogView,
-} from '../history/log-view.js';
+import type { LogGap } from '../history/gaps.js';
+import { deviceRoot, type LogSegment, type LogSnapshot, LogView } from '../history/log-view.js';
 import { geometryAfter, type VolumeGeometry } from '../maps/geometry.js';
 import { volumesAt } from '../maps/manifest-records.js';
 import type { RestoreSource } from '../maps/restore.js';

@@ -95,7 +95,7 @@ describe.skipIf(absent)('everpoint.node', () => {
       expect([key, typeof status[key as keyof typeof status]]).toEqual([key, kind]);
     }
     expect(Object.values(status.counters).every((value) => typeof value === 'number')).toBe(true);
-    expect(Object.keys(status.counters)).toHaveLength(12);
+    expect(Object.keys(status.counters)).toHaveLength(16);
     const marker = await first.addMarker(group.id, { label: 'märk' });
     expect(marker.timeNs).toMatch(/^\d{19}$/);
     const { sealedLsn } = await first.seal(group.id);

@@ -78,6 +78,28 @@ class DataPlane {
     Object.assign(group.definition, change);
   }
 
+  async pause(id) {
+    const group = this.#find(id);
+    if (group.definition.name.startsWith('full-'))
+      throw failure('NO_SPACE', 'no room for a record');
+    group.record.paused = true;
+    this.#save(group, false);
+    const { lsn } = group.record;
+    const times = { fromNs: '1', toNs: '0' };
+    this.#options.onEvent({
+      kind: 'gap',
+      group: id,
+      gap: { fromLsn: lsn, toLsn: 0, ...times, reason: 'paused by request', healed: false },
+    });
+  }
+
+  async resume(id) {
+    const group = this.#find(id);
+    if (!group.record.paused) throw failure('CONFLICT', 'it is not paused');
+    group.record.paused = false;
+    this.#save(group, false);
+  }
+
   async status(id) {
     return this.#status(this.#find(id));
   }
@@ -134,7 +156,7 @@ class DataPlane {
 
   #refuseInGap(id) {
     const { definition, record } = this.#find(id);
-    if (!definition.name.startsWith('gap-')) return;
+    if (!record.paused && !definition.name.startsWith('gap-')) return;
     throw failure('BUSY', `protection is interrupted after LSN ${record.lsn}: told to`);
   }
 
@@ -147,16 +169,19 @@ class DataPlane {
     const counters = [
       ...['writes', 'writeBytes', 'reads', 'flushes', 'discards', 'writeZeroes', 'markers'],
       ...['batches', 'overlapWaits', 'bufferWaits', 'primaryErrors', 'logErrors'],
+      ...['logMoves', 'gaps', 'resyncBytes', 'throttledMs'],
     ];
     const zeroes = [
       ...['connections', 'requests', 'readBytes', 'writeBytes', 'errors', 'malformed'],
       ...['resubmitted', 'inFlight'],
     ];
+    const inGap = definition.name.startsWith('gap-') ? 'gap' : 'protected';
+    const state = record.paused ? 'paused' : inGap;
     return {
       id: definition.id,
       name: definition.name,
-      state: definition.name.startsWith('gap-') ? 'gap' : 'protected',
-      reason: definition.name.startsWith('gap-') ? 'told to' : '',
+      state,
+      reason: state === 'protected' ? '' : 'told to',
       definition,
       lsn: record.lsn,
       durableLsn: record.lsn,
@@ -165,8 +190,12 @@ class DataPlane {
       lastTimeNs: '0',
       rpoSeconds: 0,
       logBytes: 0,
-      buffer: { kind: 'tmpfs', path: '', bytes: 0, usedBytes: 0 },
+      buffer: { kind: 'tmpfs', path: '', bytes: 0, usedBytes: 0, durable: false },
+      logPressure: 0,
+      logTrouble: '',
+      devices: definition.devices.map(({ id }) => ({ id, state: 'ok', reason: '' })),
       gaps: [],
+      resync: null,
       volumes: definition.volumes.map((volume) => ({
         number: volume.number,
         name: volume.name,

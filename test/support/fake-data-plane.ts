@@ -17,6 +17,7 @@ import type {
   DataPlaneEvent,
   DataPlaneInfo,
   DataPlanePort,
+  DeviceStatus,
   GapInfo,
   GroupChange,
   GroupDefinition,
@@ -27,8 +28,15 @@ import type {
   SegmentInfo,
 } from '../../src/data-plane/port.js';
 import { groupFolder, segmentRelativePath } from '../../src/maps/segment/folder.js';
-import { EntryType, GeometryAction, SealReason } from '../../src/maps/segment/format.js';
 import {
+  ENTRY_FLAG_RESYNC,
+  ENTRY_FLAG_SECONDARY,
+  EntryType,
+  GeometryAction,
+  SealReason,
+} from '../../src/maps/segment/format.js';
+import {
+  encodeGapPayload,
   encodeGeometryPayload,
   encodeMarkerPayload,
   encodeSegment,
@@ -39,11 +47,16 @@ const SECTOR = 512;
 
 interface FakeSegment {
   number: number;
+  device: GroupDefinition['devices'][number];
+  epoch: number;
   createdNs: bigint;
   firstLsn: number;
   batches: EntryContent[][];
   pending: EntryContent[];
   sealedNs: bigint | undefined;
+  reason: SealReason;
+  /** How many of its entries still count, of one whose device failed. */
+  givenUp: number | undefined;
   fileBytes: number;
 }
 
@@ -53,10 +66,17 @@ interface FakeGroup {
   reason: string;
   lsn: number;
   lastNs: bigint;
-  /** Entry i has LSN i + 1; those of a lost stretch are not in any segment. */
-  entries: EntryContent[];
+  /** Entry i has LSN i + 1; LSNs that a gap lost have none. */
+  entries: (EntryContent | undefined)[];
+  epoch: number;
+  /** What a guest wrote while nothing was logged: its resync logs it. */
+  missed: Omit<EntryContent, 'timeNs'>[];
   segments: FakeSegment[];
   gaps: GapInfo[];
+  resync: GroupStatus['resync'];
+  pressure: number;
+  trouble: string;
+  devices: DeviceStatus[];
   connected: boolean;
   /** Why the group is not open. */
   failure: string | undefined;
@@ -113,17 +133,118 @@ export class FakeDataPlane implements DataPlanePort {
     found.segments = found.segments.filter((segment) => segment.number !== number);
   }
 
-  /** Protection stops: what is written from now on is lost to history, and takes no LSN. */
-  openGap(group: string, reason: string): void {
+  /** Protection stops: what is written from now on is not logged, and takes no LSN. */
+  openGap(group: string, reason: string, state: 'gap' | 'paused' = 'gap'): void {
     const found = this.find(group);
-    this.publish(found);
-    found.state = 'gap';
-    found.reason = reason;
+    const open = openGapOf(found);
+    if (open === undefined) this.publish(found);
+    else found.segments.at(-1)!.pending = [];
+    this.setState(found, state, reason);
+    found.resync = null;
+    if (open !== undefined) {
+      open.reason = reason;
+      this.emit({ kind: 'gap', group, gap: { ...open } });
+      return;
+    }
     const fromNs = found.lastNs.toString();
     const gap = { fromLsn: found.lsn, toLsn: 0, fromNs, toNs: '0', reason, healed: false };
     found.gaps.push(gap);
-    this.emit({ kind: 'gap', group, gap });
-    this.emit({ kind: 'state', group, state: 'gap', reason });
+    this.emit({ kind: 'gap', group, gap: { ...gap } });
+  }
+
+  /**
+   * The group logs again, in a new epoch that begins in its gap; `lost` LSNs were taken by the old one
+   * and are in no log.
+   */
+  beginResync(group: string, lost = 0): void {
+    const found = this.find(group);
+    this.beginEpoch(found, lost);
+    const open = openGapOf(found)!;
+    this.addGap(found, open);
+    const leftBytes = found.missed.reduce((sum, one) => sum + one.sectors * SECTOR, 0);
+    found.resync = { leftBytes, totalBytes: leftBytes };
+    this.setState(found, 'resyncing', `resync after: ${open.reason}`);
+  }
+
+  /** Logs what the gap missed, without an end of the gap yet. */
+  resyncMissed(group: string): void {
+    const found = this.find(group);
+    for (const one of found.missed.splice(0)) this.add(group, { ...one, flags: ENTRY_FLAG_RESYNC });
+    if (found.resync !== null) found.resync.leftBytes = 0;
+    this.publish(found);
+  }
+
+  /** Ends the resync: the gap's end and what the data plane logs right behind it. */
+  endResync(group: string): GapInfo {
+    const found = this.find(group);
+    this.resyncMissed(group);
+    const gap = openGapOf(found)!;
+    const time = this.nextTime(found);
+    gap.toLsn = found.lsn + 1;
+    gap.toNs = time.toString();
+    gap.healed = true;
+    this.addGap(found, gap, time);
+    found.resync = null;
+    this.add(group, { type: EntryType.flush, volume: 0, sectors: 0, sector: found.lsn });
+    this.publish(found);
+    this.setState(found, 'protected', '');
+    this.emit({ kind: 'gap', group, gap: { ...gap } });
+    return gap;
+  }
+
+  heal(group: string, lost = 0): GapInfo {
+    this.beginResync(group, lost);
+    return this.endResync(group);
+  }
+
+  /** The data plane ended and was started again: it knows its open gaps alone. */
+  restart(): void {
+    for (const found of this.groups.values()) {
+      this.publish(found);
+      this.sealActive(found, SealReason.recovery);
+      found.gaps = found.gaps.filter((gap) => !gap.healed);
+      if (found.state === 'protected') found.epoch += 1;
+    }
+  }
+
+  /**
+   * The active segment's device failed: what stands in it stays as it is, without an end, and the log
+   * goes on in a new segment on another device. `again` of its last batches are written there too,
+   * as their sync had failed.
+   */
+  moveLog(group: string, again = 0): void {
+    const found = this.find(group);
+    this.publish(found);
+    const old = found.segments.at(-1)!;
+    const moved = old.batches.slice(old.batches.length - again);
+    const kept = publishedEntries(old).length - moved.flat().length;
+    const devices = found.definition.devices;
+    const device = devices[(devices.indexOf(old.device) + 1) % devices.length]!;
+    old.givenUp = kept;
+    found.devices = found.devices.map((one) =>
+      one.id === old.device.id ? { ...one, state: 'failed', reason: 'input/output error' } : one,
+    );
+    const firstLsn = old.firstLsn + kept;
+    const segment = { ...newSegment(old.number + 1, device, found, firstLsn), batches: moved };
+    found.segments.push(segment);
+    this.add(group, {
+      type: EntryType.error,
+      flags: ENTRY_FLAG_SECONDARY,
+      volume: 0,
+      sectors: 0,
+      sector: old.number,
+    });
+    this.publish(found);
+  }
+
+  /** How the log of a group fares: pressure, trouble, one device's state. */
+  setLog(group: string, log: { pressure?: number; trouble?: string; device?: DeviceStatus }): void {
+    const found = this.find(group);
+    found.pressure = log.pressure ?? found.pressure;
+    found.trouble = log.trouble ?? found.trouble;
+    const { device } = log;
+    if (device === undefined) return;
+    found.devices = found.devices.map((one) => (one.id === device.id ? device : one));
   }
 
   /** The data plane goes away, or comes back. */
@@ -138,7 +259,7 @@ export class FakeDataPlane implements DataPlanePort {
     const size = definition.volumes.find((one) => one.number === volume)?.primary.sizeBytes ?? 0;
     const disk = Buffer.alloc(size);
     for (const entry of entries.slice(0, lsn)) {
-      if (entry.volume !== volume) continue;
+      if (entry?.volume !== volume) continue;
       const at = entry.sector * SECTOR;
       if (entry.type === EntryType.write) entry.payload?.copy(disk, at);
       const zeroes = entry.type === EntryType.discard || entry.type === EntryType.writeZeroes;
@@ -201,6 +322,12 @@ export class FakeDataPlane implements DataPlanePort {
         entries: [],
         segments: [],
         gaps: [],
+        epoch: 1,
+        missed: [],
+        resync: null,
+        pressure: 0,
+        trouble: '',
+        devices: definition.devices.map(({ id }) => ({ id, state: 'ok', reason: '' })),
         connected: false,
         failure: undefined,
       };
@@ -215,6 +342,23 @@ export class FakeDataPlane implements DataPlanePort {
     return this.answer(() => {
       const group = this.find(id);
       Object.assign(group.definition, change);
+      return this.statusOf(group);
+    });
+  }
+
+  pauseGroup(id: string): Promise<GroupStatus> {
+    return this.answer(() => {
+      const group = this.findOpen(id);
+      if (group.state !== 'paused') this.openGap(id, 'paused by request', 'paused');
+      return this.statusOf(group);
+    });
+  }
+
+  resumeGroup(id: string): Promise<GroupStatus> {
+    return this.answer(() => {
+      const group = this.findOpen(id);
+      if (group.state !== 'paused') throw fault('CONFLICT', 'it is not paused');
+      this.beginResync(id);
       return this.statusOf(group);
     });
   }
@@ -266,12 +410,7 @@ export class FakeDataPlane implements DataPlanePort {
       const group = this.findOpen(id);
       refuseInGap(group);
       this.publish(group);
-      const active = group.segments.at(-1);
-      if (active !== undefined && active.sealedNs === undefined) {
-        active.sealedNs = nowNs();
-        this.writeFile(group, active);
-        this.emit({ kind: 'sealed', group: id, segment: segmentInfo(group, active) });
-      }
+      this.sealActive(group, SealReason.request);
       return { sealedLsn: sealedLsn(group) };
     });
   }
@@ -330,27 +469,65 @@ export class FakeDataPlane implements DataPlanePort {
 
   private add(id: string, content: Omit<EntryContent, 'timeNs'>): number {
     const group = this.find(id);
-    if (group.state === 'gap') return 0;
+    if (group.state === 'gap' || group.state === 'paused') {
+      group.missed.push(content);
+      return 0;
+    }
+    return this.append(group, { ...content, timeNs: this.nextTime(group) });
+  }
+
+  private nextTime(group: FakeGroup): bigint {
     const now = nowNs();
     group.lastNs = now > group.lastNs ? now : group.lastNs + 1n;
+    return group.lastNs;
+  }
+
+  private append(group: FakeGroup, entry: EntryContent): number {
     group.lsn += 1;
-    const entry = { ...content, timeNs: group.lastNs };
     group.entries.push(entry);
     let active = group.segments.at(-1);
-    if (active === undefined || active.sealedNs !== undefined) {
-      active = {
-        number: (active?.number ?? 0) + 1,
-        createdNs: group.lastNs,
-        firstLsn: group.lsn,
-        batches: [],
-        pending: [],
-        sealedNs: undefined,
-        fileBytes: 0,
-      };
+    const usable =
+      active?.sealedNs === undefined &&
+      active?.epoch === group.epoch &&
+      active.firstLsn + publishedEntries(active).length + active.pending.length === group.lsn;
+    if (active === undefined || !usable) {
+      const device = active?.device ?? group.definition.devices[0]!;
+      active = newSegment((active?.number ?? 0) + 1, device, group, group.lsn);
       group.segments.push(active);
     }
     active.pending.push(entry);
     return group.lsn;
+  }
+
+  private addGap(group: FakeGroup, gap: GapInfo, timeNs = this.nextTime(group)): void {
+    const { fromLsn, toLsn, reason } = gap;
+    const times = { fromNs: BigInt(gap.fromNs), toNs: BigInt(gap.toNs) };
+    const payload = encodeGapPayload({ fromLsn, toLsn, ...times, reason });
+    this.append(group, { type: EntryType.gap, volume: 0, sectors: 1, sector: 0, payload, timeNs });
+    this.publish(group);
+  }
+
+  private beginEpoch(group: FakeGroup, lost: number): void {
+    this.sealActive(group, SealReason.gap);
+    for (let i = 0; i < lost; i += 1) group.entries.push(undefined);
+    group.lsn += lost;
+    group.epoch += 1;
+  }
+
+  private sealActive(group: FakeGroup, reason: SealReason): void {
+    const active = group.segments.at(-1);
+    if (active === undefined || active.sealedNs !== undefined) return;
+    active.sealedNs = nowNs();
+    active.reason = reason;
+    this.writeFile(group, active);
+    const segment = segmentInfo(group, active);
+    this.emit({ kind: 'sealed', group: group.definition.id, segment });
+  }
+
+  private setState(group: FakeGroup, state: GroupState, reason: string): void {
+    group.state = state;
+    group.reason = reason;
+    this.emit({ kind: 'state', group: group.definition.id, state, reason });
   }
 
   /** Makes what is pending durable, as one batch. */
@@ -363,21 +540,21 @@ export class FakeDataPlane implements DataPlanePort {
   }
 
   private writeFile(group: FakeGroup, segment: FakeSegment): void {
-    const { id, devices } = group.definition;
-    const device = devices[0] ?? { id: '', path: '' };
+    const { id } = group.definition;
+    const { device } = segment;
     const bytes = encodeSegment({
       header: {
         group: id,
         device: device.id,
         segment: segment.number,
-        epoch: 1,
+        epoch: segment.epoch,
         firstLsn: segment.firstLsn,
         createdNs: segment.createdNs,
         capacityBytes: 8 * 1024 * 1024,
       },
       batches: segment.batches,
       ...(segment.sealedNs !== undefined && {
-        seal: { sealedNs: segment.sealedNs, reason: SealReason.request },
+        seal: { sealedNs: segment.sealedNs, reason: segment.reason },
       }),
     });
     const file = path.join(groupFolder(device.path, id), relativePath(segment));
@@ -391,7 +568,8 @@ export class FakeDataPlane implements DataPlanePort {
   private statusOf(group: FakeGroup): GroupStatus {
     const { definition } = group;
     if (group.failure !== undefined) return failedStatus(definition, group.failure);
-    const writes = group.entries.filter((entry) => entry.type === EntryType.write);
+    const writes = group.entries.filter((entry) => entry?.type === EntryType.write);
+    const open = openGapOf(group);
     return {
       id: definition.id,
       name: definition.name,
@@ -401,12 +579,22 @@ export class FakeDataPlane implements DataPlanePort {
       lsn: group.lsn,
       durableLsn: durableLsn(group),
       sealedLsn: sealedLsn(group),
-      epoch: 1,
+      epoch: group.epoch,
       lastTimeNs: group.lastNs.toString(),
-      rpoSeconds: 0,
+      rpoSeconds: open === undefined ? 0 : Number(nowNs() - BigInt(open.fromNs)) / 1e9,
       logBytes: group.segments.reduce((sum, segment) => sum + segment.fileBytes, 0),
-      buffer: { kind: 'tmpfs', path: '', bytes: 0, usedBytes: 0 },
+      buffer: {
+        kind: definition.logBuffer.kind,
+        path: '',
+        bytes: 0,
+        usedBytes: 0,
+        durable: definition.logBuffer.kind !== 'tmpfs',
+      },
+      logPressure: group.pressure,
+      logTrouble: group.trouble,
+      devices: group.devices,
       gaps: group.gaps,
+      resync: group.resync,
       volumes: definition.volumes.map((volume) => ({
         number: volume.number,
         name: volume.name,
@@ -439,20 +627,49 @@ export class FakeDataPlane implements DataPlanePort {
         bufferWaits: 0,
         primaryErrors: 0,
         logErrors: 0,
+        logMoves: 0,
+        gaps: group.gaps.length,
+        resyncBytes: 0,
+        throttledMs: 0,
       },
     };
   }
 }
 
 function refuseInGap(group: FakeGroup): void {
-  if (group.state !== 'gap') return;
+  if (group.state === 'protected') return;
   // As in-process.ts answers what the addon says.
   const text = `protection is interrupted after LSN ${group.lsn}: ${group.reason}`;
   throw fault('CONFLICT', text, 'wait until the gap is healed');
 }
 
+function openGapOf(group: FakeGroup): GapInfo | undefined {
+  return group.gaps.find((gap) => gap.toLsn === 0);
+}
+
+function newSegment(
+  number: number,
+  device: FakeSegment['device'],
+  group: FakeGroup,
+  firstLsn: number,
+): FakeSegment {
+  return {
+    number,
+    device,
+    epoch: group.epoch,
+    createdNs: group.lastNs,
+    firstLsn,
+    batches: [],
+    pending: [],
+    sealedNs: undefined,
+    reason: SealReason.request,
+    givenUp: undefined,
+    fileBytes: 0,
+  };
+}
+
 function publishedEntries(segment: FakeSegment): EntryContent[] {
-  return segment.batches.flat();
+  return segment.batches.flat().slice(0, segment.givenUp);
 }
 
 function durableLsn(group: FakeGroup): number {
@@ -471,12 +688,12 @@ function relativePath(segment: FakeSegment): string {
 
 function segmentInfo(group: FakeGroup, segment: FakeSegment): SegmentInfo {
   const entries = publishedEntries(segment);
-  const { id, devices } = group.definition;
+  const { id } = group.definition;
   return {
     segment: segment.number,
-    device: devices[0]?.id ?? '',
+    device: segment.device.id,
     path: path.join('groups', id, relativePath(segment)),
-    epoch: 1,
+    epoch: segment.epoch,
     firstLsn: segment.firstLsn,
     lastLsn: segment.firstLsn + entries.length - 1,
     firstTimeNs: (entries[0]?.timeNs ?? 0n).toString(),

@@ -19,6 +19,7 @@ import {
   SEGMENT_VERSION,
   TRAILER_BYTES,
   TRAILER_MAGIC,
+  type GapPayload,
   type GeometryPayload,
   type MarkerPayload,
   type SealReason,
@@ -59,6 +60,17 @@ export function encodeGeometryPayload(geometry: GeometryPayload): Buffer {
   payload.writeBigUInt64LE(BigInt(geometry.sizeBytes), 8);
   payload.writeUInt16LE(Buffer.byteLength(geometry.name), 16);
   payload.write(geometry.name, 24);
+  return payload;
+}
+
+export function encodeGapPayload(gap: GapPayload): Buffer {
+  const payload = Buffer.alloc(SECTOR_BYTES);
+  payload.writeBigUInt64LE(BigInt(gap.fromLsn), 0);
+  payload.writeBigUInt64LE(gap.fromNs, 8);
+  payload.writeBigUInt64LE(BigInt(gap.toLsn), 16);
+  payload.writeBigUInt64LE(gap.toNs, 24);
+  // Cut at the sector's end, wherever that falls.
+  payload.writeUInt16LE(Buffer.from(gap.reason).copy(payload, 40), 32);
   return payload;
 }
 

@@ -13,6 +13,7 @@ import { clean, pairs, table } from '../output.js';
 import { part, type RestClient } from '../rest-client.js';
 import { parseCount } from '../sizes.js';
 import type { Device, Group, Policy } from '../types.js';
+import { interruption } from '../wording.js';
 import { deviceTable, groupTable } from './service.js';
 
 /** device, policy, group, protect */
@@ -48,7 +49,16 @@ function withDiskOptions(command: Command): Command {
     .option('--policy <name>', 'else the policy named default')
     .option('--device <name>', 'where the log goes, in order; may be repeated', collect)
     .option('--ack <when>', 'primary or both')
-    .option('--flush <what>', 'primary or both');
+    .option('--flush <what>', 'primary or both')
+    .option(
+      '--on-log-pressure <mode>',
+      'throttle: guests wait for the log, for at most --throttle-max; gap: they never do',
+    )
+    .option('--throttle-max <time>', 'like 5s or 500ms')
+    .option(
+      '--log-buffer <kind>',
+      'tmpfs, or one that survives a power cut: file:PATH (on an SSD), pmem:PATH',
+    );
 }
 
 function addDeviceVerbs(device: Command, act: Act): void {
@@ -307,18 +317,38 @@ function exportLines(group: Group): string[] {
   return ['', 'qemu-system-x86_64 \\', ...qemuText(group)];
 }
 
+function pressureText({ onLogPressure, throttleMaxMs }: Group): string {
+  const wait = `${throttleMaxMs / 1000} s`;
+  return onLogPressure === 'throttle'
+    ? `under log pressure guests wait, up to ${wait}`
+    : 'a gap under log pressure';
+}
+
+function deviceText({ name, state, reason }: Group['deviceStates'][number]): string {
+  if (state === 'ok') return name;
+  return `${name} (${reason === undefined ? state : `${state}: ${reason}`})`;
+}
+
+function bufferText({ logBuffer, logPressure, bufferDurable }: Group): string {
+  const where = logBuffer.path === undefined ? '' : ` ${logBuffer.path}`;
+  const survives = bufferDurable ? 'survives a power cut' : 'does not survive a power cut';
+  return `${logBuffer.kind}${where}, ${survives}, ${Math.round(logPressure * 100)}% used`;
+}
+
 function describeGroup(group: Group): string[] {
   return [
     ...pairs([
       ['group', `${group.name} (${group.id})`],
       ['state', group.reason === '' ? group.state : `${group.state}: ${group.reason}`],
       ['policy', group.policy],
-      ['ack, flush', `${group.ack}, ${group.flush}; ${group.onLogPressure} under log pressure`],
-      ['devices', group.devices.join(', ')],
+      ['ack, flush', `${group.ack}, ${group.flush}; ${pressureText(group)}`],
+      ['devices', group.deviceStates.map(deviceText).join(', ')],
       ['lsn', `${group.lsn}, durable ${group.durableLsn}, rpo ${group.rpoSeconds.toFixed(1)} s`],
       ['history from', group.historyFrom],
       ['log', formatBytes(group.logBytes)],
+      ['log buffer', bufferText(group)],
     ]),
+    ...interruption(group).map(clean),
     ...group.volumes.flatMap((volume) => [
       '',
       clean(`volume ${volume.name}, ${formatBytes(volume.sizeBytes)}`),

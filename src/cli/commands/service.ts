@@ -16,7 +16,7 @@ import { describeProgress } from '../jobs.js';
 import { clean, pairs, table } from '../output.js';
 import { parseCount } from '../sizes.js';
 import type { Device, Group, Info, Job } from '../types.js';
-import { formatSeconds } from '../wording.js';
+import { formatSeconds, interruption } from '../wording.js';
 
 /** status, info, events, config check */
 export function addServiceVerbs(program: Command, act: Act): void {
@@ -82,19 +82,28 @@ export function deviceTable(devices: Device[]): string[] {
 
 export function groupTable(groups: Group[]): string[] {
   const lines = table(
-    ['GROUP', 'STATE', 'LSN', 'DURABLE', 'RPO', 'LOG', 'VOLUMES', 'POLICY'],
+    ['GROUP', 'STATE', 'LSN', 'DURABLE', 'RPO', 'BUF', 'LOG', 'VOLUMES', 'POLICY'],
     groups.map((group) => [
       group.name,
       group.state,
       group.lsn,
       group.durableLsn,
-      `${group.rpoSeconds.toFixed(1)}s`,
+      shortSeconds(group.rpoSeconds),
+      `${Math.round(group.logPressure * 100)}%`,
       formatBytes(group.logBytes),
       group.volumes.map((volume) => volume.name).join(','),
       group.policy,
     ]),
   );
-  return [...lines, ...reasons(groups)];
+  const open = groups.flatMap((group) =>
+    interruption(group).map((line) => clean(`${group.name}: ${line}`)),
+  );
+  return [...lines, ...reasons(groups), ...open];
+}
+
+/** `0.2s`, `3h 5m` */
+function shortSeconds(seconds: number): string {
+  return seconds < 60 ? `${seconds.toFixed(1)}s` : formatSeconds(seconds);
 }
 
 /** Why one is not as it should be: below the table, where a sentence has room. */

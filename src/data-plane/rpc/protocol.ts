@@ -8,7 +8,7 @@ import type { DataPlanePort } from '../port.js';
  */
 
 /** Both sides name it in `hello`; they do not talk when it differs. */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 
 export interface HelloAnswer {
   protocol: number;
@@ -30,6 +30,9 @@ export const TIMEOUT_SECONDS: Record<PortMethod, number> = {
   groupStatus: 10,
   createGroup: 120,
   updateGroup: 30,
+  // A pause lets what is in flight end, and a resume opens the log as at a start.
+  pauseGroup: 120,
+  resumeGroup: 120,
   reopenGroup: 120,
   deleteGroup: 120,
   addMarker: 60,

@@ -190,6 +190,8 @@ function handlersOf(port: DataPlanePort, onShutdown: () => Promise<void>): Handl
     groupStatus: (params) => port.groupStatus(group(params)),
     createGroup: (params) => port.createGroup(params['definition'] as GroupDefinition),
     updateGroup: (params) => port.updateGroup(group(params), params['change'] as GroupChange),
+    pauseGroup: (params) => port.pauseGroup(group(params)),
+    resumeGroup: (params) => port.resumeGroup(group(params)),
     reopenGroup: (params) => port.reopenGroup(group(params)),
     deleteGroup: (params) => port.deleteGroup(group(params), { force: params['force'] === true }),
     addMarker: (params) => port.addMarker(group(params), params['marker'] as MarkerRequest),

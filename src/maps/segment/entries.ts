@@ -4,7 +4,7 @@ import { VOLUME_SECTORS_MAX } from '../../common/limits.js';
 import { ENTRY_BYTES, EntryType } from './format.js';
 
 /** Whether entries of a type have a payload, by type; 0xff marks types that do not exist. */
-const PAYLOAD_OF_TYPE = Uint8Array.from([0xff, 1, 0, 0, 0, 1, 1, 0, 0]);
+const PAYLOAD_OF_TYPE = Uint8Array.from([0xff, 1, 0, 0, 0, 1, 1, 0, 0, 1]);
 const WORDS = ENTRY_BYTES / 4;
 
 export interface EntriesIdentity {
@@ -135,7 +135,10 @@ function checkShape(type: number, sectors: number, sector: number): string | und
       return sectors === 0 ? undefined : 'a flush or error entry with a length';
     case EntryType.marker:
     case EntryType.geometry:
-      return sectors === 1 && sector === 0 ? undefined : 'a marker or geometry entry with a range';
+    case EntryType.gap:
+      return sectors === 1 && sector === 0
+        ? undefined
+        : 'a marker, geometry or gap entry with a range';
     default:
       if (sectors === 0) return 'an empty range';
       return sector + sectors <= VOLUME_SECTORS_MAX

@@ -39,6 +39,7 @@ export const EntryType = {
   geometry: 6,
   error: 7,
   unknown: 8,
+  gap: 9,
 } as const;
 export type EntryType = (typeof EntryType)[keyof typeof EntryType];
 
@@ -111,6 +112,16 @@ export interface MarkerPayload {
   /** Wall time until which the snapshot is kept; 0: as policy has it; KEEP_FOREVER: for ever. */
   readonly keepUntilNs: bigint;
   readonly label: string;
+}
+
+/** History is good up to fromLsn and again after toLsn. */
+export interface GapPayload {
+  readonly fromLsn: number;
+  readonly fromNs: bigint;
+  /** 0 in the first entry of an epoch that begins in the gap; else the entry's own LSN. */
+  readonly toLsn: number;
+  readonly toNs: bigint;
+  readonly reason: string;
 }
 
 export interface GeometryPayload {
@@ -275,6 +286,27 @@ export function decodeGeometry(payload: Buffer): GeometryPayload | string {
     blockBytes: payload.readUInt32LE(4),
     sizeBytes,
     name: payload.toString('utf8', 24, 24 + nameBytes),
+  };
+}
+
+const GAP_REASON_AT = 40;
+
+/** @returns the payload, or in words what is wrong with it */
+export function decodeGap(payload: Buffer): GapPayload | string {
+  const fromLsn = readUint53(payload, 0);
+  const toLsn = readUint53(payload, 16);
+  if (fromLsn === undefined || toLsn === undefined) return 'an LSN of a gap is out of range';
+  if (toLsn !== 0 && toLsn <= fromLsn) return 'a gap that ends before it begins';
+  const reasonBytes = payload.readUInt16LE(32);
+  if (reasonBytes > SECTOR_BYTES - GAP_REASON_AT) return 'the reason of a gap is too long';
+  // A reason that was cut may end inside a character.
+  const reason = payload.toString('utf8', GAP_REASON_AT, GAP_REASON_AT + reasonBytes);
+  return {
+    fromLsn,
+    fromNs: payload.readBigUInt64LE(8),
+    toLsn,
+    toNs: payload.readBigUInt64LE(24),
+    reason: reason.replace(/\ufffd$/, ''),
   };
 }
 

@@ -24,6 +24,7 @@ import {
   batchTableBytes,
   batchTableCrc,
   decodeBatchHeader,
+  decodeGap,
   decodeGeometry,
   decodeMarker,
   decodeSegmentHeader,
@@ -33,6 +34,7 @@ import {
   HEADER_BYTES,
   TRAILER_BYTES,
   type BatchHeader,
+  type GapPayload,
   type GeometryPayload,
   type MarkerPayload,
   type SegmentHeader,
@@ -77,7 +79,7 @@ export interface PayloadColumns {
   readonly crc: Uint32Array;
 }
 
-/** A marker or a geometry change, with the LSN and time of its entry. */
+/** A marker, a geometry change or a gap's beginning or end, with the LSN and time of its entry. */
 export type SegmentLabel =
   | {
       readonly kind: 'marker';
@@ -91,9 +93,17 @@ export type SegmentLabel =
       readonly timeNs: bigint;
       readonly volume: number;
       readonly geometry: GeometryPayload;
+    }
+  | {
+      readonly kind: 'gap';
+      readonly lsn: number;
+      readonly timeNs: bigint;
+      readonly gap: GapPayload;
     };
 
 const READ = 'read segment';
+/** 1 for the types of entries whose payloads are labels. */
+const LABELS = Uint8Array.from([0, 0, 0, 0, 0, 1, 1, 0, 0, 1]);
 
 /** One open segment file. Not shared between threads. */
 export class SegmentFile {
@@ -270,12 +280,12 @@ export class SegmentFile {
     }
   }
 
-  /** Markers and geometry changes among the entries, their payloads verified. */
+  /** Markers, geometry changes and gaps among the entries, their payloads verified. */
   readLabels(entries: SegmentEntries): SegmentLabel[] {
     const labels: SegmentLabel[] = [];
     for (let i = 0; i < entries.count; i += 1) {
       const type = entries.type[i]!;
-      if (type !== EntryType.marker && type !== EntryType.geometry) continue;
+      if (LABELS[type] !== 1) continue;
       const payload = this.readPayloadVerified(entries, i);
       const common = { lsn: entries.lsn(i), timeNs: entries.timeNs[i]! };
       const offset = entries.address[i]! * SECTOR_BYTES;
@@ -283,6 +293,13 @@ export class SegmentFile {
         const marker = decodeMarker(payload);
         if (typeof marker === 'string') throw corruption(READ, this.path, offset, marker);
         labels.push({ kind: 'marker', ...common, marker });
+      } else if (type === EntryType.gap) {
+        const gap = decodeGap(payload);
+        if (typeof gap === 'string') throw corruption(READ, this.path, offset, gap);
+        if (gap.toLsn !== 0 && gap.toLsn !== common.lsn) {
+          throw corruption(READ, this.path, offset, 'a gap that ends at another LSN than its own');
+        }
+        labels.push({ kind: 'gap', ...common, gap });
       } else {
         const geometry = decodeGeometry(payload);
         if (typeof geometry === 'string') throw corruption(READ, this.path, offset, geometry);
