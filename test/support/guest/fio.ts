@@ -49,7 +49,8 @@ export function fioRoundsJob(options: FioRoundsOptions): string {
     `--fsync=${options.fsyncEvery ?? 16}`,
     ...['--ioengine=libaio', '--direct=1', '--rw=randwrite', '--thread', '--end_fsync=1'],
     ...['--verify=crc32c', '--verify_fatal=1', '--do_verify=1'],
-    ...['--output-format=json', '--output=/tmp/fio.json'],
+    ...['--output-format=json', '--output=/tmp/fio.json', '--eta=never'],
+    ...['--clat_percentiles=0', '--lat_percentiles=0', '--slat_percentiles=0'],
   ];
   return [
     `(read -r word </dev/ttyS1; : >/tmp/stop) &`,
@@ -57,10 +58,10 @@ export function fioRoundsJob(options: FioRoundsOptions): string {
     `begin=$(uptime); round=0`,
     `while [ ! -e /tmp/stop ] && [ $(($(uptime) - begin)) -lt ${options.seconds} ]; do`,
     `  round=$((round + 1))`,
-    `  fio ${args.map(quote).join(' ')} --randseed=$((${options.seed} + round)) 2>/tmp/fio.err`,
+    `  fio ${args.map(quote).join(' ')} --randseed=$((${options.seed} + round)) </dev/null >/tmp/fio.err 2>&1`,
     `  code=$?`,
     // One line, however fio lays it out: the host takes it as a whole or not at all.
-    `  echo "@fio $round $code $(tr -d '\\n' </tmp/fio.json)"`,
+    `  echo "@fio $round $code $(tr -d ' \\n' </tmp/fio.json)"`,
     `  [ $code = 0 ] || { cat /tmp/fio.err; exit 52; }`,
     `done`,
     `echo "fio: $round rounds"`,
