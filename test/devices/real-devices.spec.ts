@@ -122,8 +122,9 @@ describe.skipIf(loops !== undefined)('a loop-backed file system', () => {
     const [path, device] = JSON.parse(ran.stdout) as [string, string];
     await until('it is unmounted and gone', () => !existsSync(join(path, '..')));
     expect(readFileSync('/proc/self/mounts', 'utf8')).not.toContain(path);
-    expect(spawnSync('losetup', ['-O', 'BACK-FILE', '-n', device], { encoding: 'utf8' }).stdout)
-      .not.toContain(path.replace(/\/mnt$/, ''));
+    expect(
+      spawnSync('losetup', ['-O', 'BACK-FILE', '-n', device], { encoding: 'utf8' }).stdout,
+    ).not.toContain(path.replace(/\/mnt$/, ''));
   });
 });
 

@@ -279,6 +279,8 @@ async function judge(trouble: Trouble, course: Course): Promise<void> {
 
 function inWords(gap: GapBody): string {
   const seconds =
-    gap.to === null ? 'open' : `${((Date.parse(gap.to) - Date.parse(gap.from)) / 1000).toFixed(1)} s`;
+    gap.to === null
+      ? 'open'
+      : `${((Date.parse(gap.to) - Date.parse(gap.from)) / 1000).toFixed(1)} s`;
   return `gap (${gap.fromLsn}, ${gap.toLsn ?? '…'}], ${seconds}, "${gap.reason}";`;
 }

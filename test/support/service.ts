@@ -288,12 +288,7 @@ export class Service {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  async call(
-    method: string,
-    path: string,
-    body?: unknown,
-    timeoutMs = 60_000,
-  ): Promise<Answer> {
+  async call(method: string, path: string, body?: unknown, timeoutMs = 60_000): Promise<Answer> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
     return new Promise((resolve, reject) => {
       const asked = request(
