@@ -4,6 +4,7 @@
 // so that a run ends in about a minute; --large for figures to quote.
 
 import { firstLook } from './system/first-look.ts';
+import { fsync } from './system/fsync.ts';
 import { describeMachine } from './system/machine.ts';
 
 const benches: Record<string, { about: string; run: (options: BenchOptions) => Promise<unknown> }> =
@@ -11,6 +12,10 @@ const benches: Record<string, { about: string; run: (options: BenchOptions) => P
     'first-look': {
       about: 'our export, with and without protection, beside qemu-storage-daemon, on tmpfs',
       run: firstLook,
+    },
+    fsync: {
+      about: 'a 4 KiB write and flush on a disk file: unprotected, flush primary, flush both',
+      run: fsync,
     },
   };
 

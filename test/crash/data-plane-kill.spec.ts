@@ -29,7 +29,7 @@ import { type GroupBody, Service, until } from '../support/service.js';
 
 // The data plane is killed again and again under load, its primaries slow and answering out of
 // order, and started again by the control plane each time.
-// By hand: EP_KILLS=20 EP_GUEST_BOOTS=3 EP_GUEST_KILLS=5 EP_TEST_SEED=1
+// By hand: EP_KILLS=20 EP_GUEST_BOOTS=3 EP_GUEST_KILLS=5 EP_TEST_SEED=1 EP_LOG_BUFFER=file
 
 const numberFrom = (name: string, standard: number): number =>
   Number(process.env[name] ?? standard);
@@ -45,6 +45,16 @@ const SETTINGS = {
   EVERPOINT_SEGMENT_BYTES: `${8 * MIB}`,
   EVERPOINT_TEST_PRIMARY_DELAY_US: `200,6000,${SEED}`,
 };
+
+/** `file`: the groups' log buffers are files on the disk below os.tmpdir(). Default: tmpfs. */
+const LOG_BUFFER = process.env['EP_LOG_BUFFER'] ?? 'tmpfs';
+if (!['tmpfs', 'file'].includes(LOG_BUFFER)) throw new Error('EP_LOG_BUFFER: tmpfs or file');
+
+/** What a group is made with for that. */
+function buffered(running: Service): Record<string, unknown> {
+  if (LOG_BUFFER === 'tmpfs') return {};
+  return { logBuffer: { kind: 'file', path: join(running.folder, 'log-buffer') } };
+}
 
 let service: Service | undefined;
 
@@ -94,7 +104,7 @@ describe('kill -9 of the data plane under the load of a front-end', () => {
       const { group, sockets, primaries } = await running.createGroup(
         'crash',
         VOLUMES.map((name, index) => ({ name, sizeBytes: SIZES[index]!, queues: 2 })),
-        mode,
+        { ...mode, ...buffered(running) },
       );
       const journalPath = join(running.folder, 'journal.bin');
       const frontEnd = startLoad(sockets, journalPath, ['--final-check']);
@@ -133,7 +143,7 @@ describe('kill -9 of the data plane under the load of a front-end', () => {
       const figures = await judge(running, group, journalPath, primaries, kills);
       const downs = end.lines.filter((line) => line.event === 'reconnected');
       console.log(
-        `seed ${SEED}, ack ${mode.ack}: ${kills} kills, a new process after ${backMs.join(', ')} ms, front-end ` +
+        `seed ${SEED}, ack ${mode.ack}, buffer ${LOG_BUFFER}: ${kills} kills, a new process after ${backMs.join(', ')} ms, front-end ` +
           `without a disk for ${downs.map((line) => String(line['downMs'])).join(', ')} ms; ` +
           `${done['completed']} requests, ${done['outOfOrder']} completed out of order, ` +
           `${done['resubmitted']} in flight at a kill, ${figures}`,
@@ -151,6 +161,7 @@ describe('kill -9 of the data plane under the load of a front-end', () => {
     const { group, sockets, primaries } = await running.createGroup(
       'both-die',
       VOLUMES.map((name, index) => ({ name, sizeBytes: SIZES[index]!, queues: 2 })),
+      buffered(running),
     );
     const lsns: number[] = [];
     for (let round = 0; round < Math.max(3, KILLS / 2); round += 1) {
@@ -279,9 +290,11 @@ describe('kill -9 of the data plane under a guest', () => {
 async function guestUnderKills(seed: number): Promise<void> {
   const running = await start();
   const random = seededRandom(seed);
-  const { group, sockets, primaries } = await running.createGroup('guest', [
-    { name: 'vda', sizeBytes: 32 * MIB, queues: 2 },
-  ]);
+  const { group, sockets, primaries } = await running.createGroup(
+    'guest',
+    [{ name: 'vda', sizeBytes: 32 * MIB, queues: 2 }],
+    buffered(running),
+  );
   const load: LoadOptions = {
     device: '/dev/vda',
     bytes: 24 * MIB,

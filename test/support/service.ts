@@ -288,7 +288,7 @@ export class Service {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  async call(method: string, path: string, body?: unknown): Promise<Answer> {
+  async call(method: string, path: string, body?: unknown, timeoutMs = 60_000): Promise<Answer> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
     return new Promise((resolve, reject) => {
       const asked = request(
@@ -296,7 +296,7 @@ export class Service {
           socketPath: this.socket,
           path,
           method,
-          timeout: 60_000,
+          timeout: timeoutMs,
           headers: {
             ...(payload !== undefined && {
               'content-type': 'application/json',

@@ -33,7 +33,7 @@ constexpr const char* kUsage =
            stdin: pause, resume, stop, tick
   load     load generator
            --socket PATH --rw randread|randwrite|read|write --bs N --depth N (per queue)
-           --queues N --queue-size N --seconds S --warmup S --size BYTES --seed N --spin
+           --queues N --queue-size N --seconds S --warmup S --size BYTES --seed N --spin --flush
            --no-event-idx --no-indirect
   hostile  attacks, each on its own connection
            --socket PATH --attack NAME|all --seed N --rounds N (of the fuzzers)
@@ -196,6 +196,8 @@ Status parse_load(const Args& args, LoadOptions* o) {
   o->event_idx = !args.has("no-event-idx");
   o->indirect = !args.has("no-indirect");
   o->spin = args.has("spin");
+  o->flush = args.has("flush");
+  if (o->flush && !o->write) return Status::error("--flush goes with writes");
   return {};
 }
 
@@ -205,7 +207,7 @@ int load(const std::vector<std::string>& words) {
   Status status = Args::parse(
       words,
       {"socket", "rw", "bs", "depth", "queues", "queue-size", "seconds", "warmup", "size", "seed"},
-      {"spin", "no-event-idx", "no-indirect"}, &args);
+      {"spin", "flush", "no-event-idx", "no-indirect"}, &args);
   if (status.ok()) status = parse_load(args, &options);
   if (!status.ok()) return usage(status);
   LoadResult result;

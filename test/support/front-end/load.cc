@@ -37,6 +37,7 @@ class LoadRun {
 
  private:
   void submit(Slot* slot);
+  bool submit_flush(Slot* slot);
   uint32_t poll_all();
   Status check_progress(uint64_t now);
 
@@ -64,6 +65,17 @@ void LoadRun::submit(Slot* slot) {
     std::memcpy(slot->data, stamp, sizeof stamp);
   }
   device_->submit(slot, request);
+  slot->user = slot->submitted_ns;
+  slot->user2 = options_.flush ? 1 : 0;
+}
+
+/// The second half of a pair, where there is one; `user` keeps when the first one was submitted.
+bool LoadRun::submit_flush(Slot* slot) {
+  if (slot->user2 == 0 || slot->status != kStatusOk) return false;
+  slot->user2 = 0;
+  BlkRequest request;
+  request.type = kBlkFlush;
+  return device_->submit(slot, request);
 }
 
 uint32_t LoadRun::poll_all() {
@@ -74,7 +86,8 @@ uint32_t LoadRun::poll_all() {
     const uint32_t here = device_->poll(q, [&](Slot& slot) {
       if (!stamped) now_ns_ = BlkDevice::now_ns();
       stamped = true;
-      latency_.add(now_ns_ - slot.submitted_ns);
+      if (submit_flush(&slot)) return;
+      latency_.add(now_ns_ - slot.user);
       if (slot.status != kStatusOk) errors_++;
       if (stopping_) {
         device_->release(&slot);
@@ -82,7 +95,7 @@ uint32_t LoadRun::poll_all() {
         submit(&slot);
       }
     });
-    if (here > 0 && !stopping_) device_->flush_queue(q);
+    if (here > 0) device_->flush_queue(q);
     done += here;
   }
   return done;

@@ -32,6 +32,8 @@ struct LoadOptions {
   std::string socket_path;
   bool write = false;
   bool random = true;
+  /// Each write is followed by a flush, as a guest's fsync does: both together are one request.
+  bool flush = false;
   uint32_t block_bytes = 4096;
   uint16_t depth = 1;  // per queue
   uint16_t queues = 1;

@@ -263,6 +263,14 @@ TEST_F(WorkloadTest, LoadAndProbe) {
   EXPECT_GT(result.requests, 100u);
   EXPECT_EQ(result.errors, 0u);
   EXPECT_GE(result.latency.max_ns(), result.latency.percentile_ns(0.5));
+  // Pairs of write and flush: each takes longer than a write alone.
+  load.flush = true;
+  LoadResult pairs;
+  status = run_load(load, &pairs);
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_GT(pairs.requests, 100u);
+  EXPECT_EQ(pairs.errors, 0u);
+  EXPECT_GT(pairs.latency.percentile_ns(0.01), 0u);
 }
 
 TEST(LatencyHistogram, PercentilesWithinThreePercent) {
