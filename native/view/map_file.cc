@@ -50,7 +50,9 @@ Result<std::vector<uint8_t>> MapFile::section(io::FileId file, const format::Map
                                               const char* what) const {
   std::vector<uint8_t> content(section.length);
   size_t got = 0;
-  EP_TRY(caches_.files.read(file, section.offset, content.data(), content.size(), &got));
+  if (!content.empty()) {
+    EP_TRY(caches_.files.read(file, section.offset, content.data(), content.size(), &got));
+  }
   content.resize(got);
   EP_TRY(format::check_map_section(section, content, what));
   return content;
