@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* eslint-disable @typescript-eslint/no-explicit-any
+/* eslint-disable @typescript-eslint/no-explicit-any, @typescript-eslint/no-unsafe-argument, @typescript-eslint/no-unsafe-call, @typescript-eslint/no-unsafe-return
    -- answers over HTTP are JSON of any shape: whether it is the right one is what is tested here. */
 
 /** Interruptions of protection, as the control plane shows them and what it makes of history around them. */
