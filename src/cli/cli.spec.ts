@@ -157,7 +157,7 @@ describe('everpoint', () => {
     const { code, out, err } = await run(['group', 'list']);
     expect({ code, err }).toEqual({ code: 0, err: '' });
     expect(out.split('\n')[1]).toMatch(
-      /^web-1 +protected +1234 +1200 +0\.3s +1 MiB +vda,vdb +default$/,
+      /^web-1 +protected +1234 +1200 +0\.3s +12% +1 MiB +vda,vdb +default$/,
     );
     expect(service.seen).toMatchObject([
       { method: 'GET', url: '/v1/groups?limit=1000', authorization: 'Bearer secret-token' },
@@ -493,7 +493,33 @@ describe('everpoint', () => {
     const jobs = (await run(['jobs'])).out.split('\n');
     expect(jobs[1]).toMatch(/^job-1 +restore +done +web-1 +9 +2026-03-01T12:00:00Z$/);
     expect(jobs[3]).toBe('  to /images/out.raw');
-    for (const line of [...group, ...jobs]) expect(line.length).toBeLessThanOrEqual(80);
+    const troubled: Group = {
+      ...GROUP,
+      state: 'resyncing',
+      reason: 'the device hung',
+      gap: { fromLsn: 1200, from: since, reason: 'the device hung' },
+      resync: { leftBytes: 3 * 1024 ** 3, totalBytes: 10 * 1024 ** 3 },
+      rpoSeconds: 7_500,
+      deviceStates: [{ name: 'default', state: 'full', reason: 'no space left' }],
+    };
+    service.on('GET /v1/groups', [troubled]);
+    const list = (await run(['group', 'list'])).out.split('\n');
+    expect(list[1]).toMatch(/^web-1 +resyncing +1234 +1200 +2h 5m +12% /);
+    expect(list.slice(2)).toEqual([
+      'web-1: the device hung',
+      'web-1: gap open since 2026-03-01T12:00:00Z, after lsn:1200',
+      'web-1: resync: 3 GiB of 10 GiB left to compare',
+      '',
+    ]);
+    service.on('GET /v1/groups/web-1', { ...troubled, gap: { ...troubled.gap, reason: 'hung' } });
+    const shown = (await run(['group', 'show', 'web-1'])).out.split('\n');
+    expect(shown).toContain('gap open since 2026-03-01T12:00:00Z, after lsn:1200: hung');
+    expect(shown.find((line) => line.startsWith('devices'))).toMatch(
+      /default \(full: no space left\)$/,
+    );
+    service.on('GET /v1/groups', [GROUP]);
+    for (const line of [...group, ...jobs, ...list, ...shown])
+      expect(line.length).toBeLessThanOrEqual(80);
     service.onRaw('GET /v1/events', (stream) => {
       stream.setHeader('Content-Type', 'text/event-stream');
       stream.write(`event: gap\ndata: {"group":"${GROUP.id}","from":"${since}"}\n\n`);
@@ -502,6 +528,37 @@ describe('everpoint', () => {
       'gap        group=web-1 from=2026-03-01T12:00:00Z\n',
     );
     expect((await run(['events', '--count', '1', '--json'])).out).toContain(GROUP.id);
+  });
+
+  it('pauses and resumes when it is meant, and shows gaps', async () => {
+    const gap = { fromLsn: 7, from: '2026-03-01T12:00:00.000000000Z', reason: 'paused by request' };
+    const paused = { ...GROUP, state: 'paused', reason: 'paused by request', gap };
+    service.on('POST /v1/groups/web-1/pause', paused);
+    service.on('POST /v1/groups/web-1/resume', GROUP);
+    expect(await run(['pause', 'web-1'])).toMatchObject({
+      code: 2,
+      err: 'everpoint: pause needs --yes: no moment from now until resume can be restored\n',
+    });
+    expect((await run(['resume', 'web-1'])).code).toBe(2);
+    expect(service.seen).toEqual([]);
+    expect((await run(['pause', 'web-1', '--yes'])).out).toBe(
+      'group web-1 is paused\ngap open since 2026-03-01T12:00:00Z, after lsn:7\n',
+    );
+    expect((await run(['resume', 'web-1', '--yes'])).out).toBe('group web-1 is protected\n');
+    expect(service.seen.map(({ body }) => body)).toEqual([{ confirm: true }, { confirm: true }]);
+    service.on('GET /v1/groups/web-1/gaps', []);
+    expect((await run(['gaps', 'web-1'])).out).toBe('no gaps\n');
+    const all = [
+      { ...gap, toLsn: 9, to: '2026-03-01T12:05:00.000000000Z', healed: true },
+      { ...gap, fromLsn: 20, toLsn: null, to: null, healed: false },
+    ];
+    service.on('GET /v1/groups/web-1/gaps', all);
+    const lines = (await run(['gaps', 'web-1'])).out.split('\n');
+    expect(lines[1]).toMatch(
+      /^ +7 +9 +2026-03-01T12:00:00Z +2026-03-01T12:05:00Z +paused by request$/,
+    );
+    expect(lines[2]).toMatch(/^ +20 +open +2026-03-01T12:00:00Z +- +paused by request$/);
+    expect(JSON.parse((await run(['gaps', 'web-1', '--json'])).out)).toEqual(all);
   });
 
   it('says what became of the history of a deleted group', async () => {
@@ -535,6 +592,47 @@ describe('everpoint', () => {
     expect(out.match(/-m 1G/g)).toHaveLength(1);
     expect(out).toContain("  -chardev 'socket,id=vda,path=/run/a b/vda' \\\n");
     expect(out.trimEnd().endsWith('-device vhost-user-blk-pci,chardev=vdb')).toBe(true);
+  });
+
+  it('sends how the log is to behave', async () => {
+    service.on('POST /v1/groups', GROUP, 201);
+    const protect = ['protect', 'a.raw', '--create', '--size', '1G'];
+    const options = [
+      ...[
+        '--device',
+        'fast',
+        '--device',
+        'slow',
+        '--on-log-pressure',
+        'gap',
+        '--throttle-max',
+        '2s',
+      ],
+      ...['--log-buffer', 'file:buffers/a:b', '--ack', 'both', '--flush', 'primary'],
+    ];
+    expect((await run([...protect, ...options])).code).toBe(0);
+    expect(service.seen[0]?.body).toMatchObject({
+      devices: ['fast', 'slow'],
+      onLogPressure: 'gap',
+      throttleMaxMs: 2000,
+      logBuffer: { kind: 'file', path: path.join(folder, 'buffers/a:b') },
+      ack: 'both',
+      flush: 'primary',
+    });
+    await run([...protect, '--log-buffer', 'tmpfs', '--throttle-max', '250ms']);
+    expect(service.seen[1]?.body).toMatchObject({
+      throttleMaxMs: 250,
+      logBuffer: { kind: 'tmpfs' },
+    });
+    for (const wrong of [
+      ['--log-buffer', 'file'],
+      ['--log-buffer', 'tmpfs:/x'],
+      ['--log-buffer', 'disk:/x'],
+      ['--throttle-max', '5'],
+    ]) {
+      expect((await run([...protect, ...wrong])).code, wrong.join(' ')).toBe(2);
+    }
+    expect(service.seen).toHaveLength(2);
   });
 
   it('creates a group from a file, or from standard input', async () => {

@@ -308,6 +308,34 @@ describe('InProcessDataPlane', () => {
     await expect(plane.syncLog(full.id)).rejects.toMatchObject({ code: 'BUSY' });
   });
 
+  it('pauses and resumes, and tells the reason with what it refuses meanwhile', async () => {
+    const plane = await make();
+    const wanted = sampleGroup(temporary.folder, 'one');
+    await plane.createGroup(wanted);
+    await expect(plane.resumeGroup(wanted.id)).rejects.toMatchObject({ code: 'CONFLICT' });
+    const events: DataPlaneEvent[] = [];
+    plane.onEvent((event) => events.push(event));
+    expect(await plane.pauseGroup(wanted.id)).toMatchObject({ state: 'paused', reason: 'told to' });
+    expect(events).toMatchObject([{ kind: 'gap', gap: { healed: false, toLsn: 0 } }]);
+    await expect(plane.addMarker(wanted.id, { label: 'x' })).rejects.toMatchObject({
+      code: 'CONFLICT',
+      hint: 'resume the group',
+    });
+    await plane.shutdown();
+    const again = await make();
+    expect(await again.groupStatus(wanted.id)).toMatchObject({ state: 'paused' });
+    expect(await again.resumeGroup(wanted.id)).toMatchObject({ state: 'protected' });
+    const full = sampleGroup(temporary.folder, 'full-one');
+    await again.createGroup(full);
+    await expect(again.pauseGroup(full.id)).rejects.toMatchObject({
+      code: 'NO_SPACE',
+      operation: 'pause group',
+    });
+    await expect(again.pauseGroup('11111111-2222-4333-8444-555555555555')).rejects.toMatchObject({
+      code: 'NOT_FOUND',
+    });
+  });
+
   it('closes once, however often it is asked to', async () => {
     const plane = await make();
     await Promise.all([plane.shutdown(), plane.shutdown()]);

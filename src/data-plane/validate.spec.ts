@@ -16,6 +16,10 @@ describe('checkDefinition', () => {
   it('lets a good one pass unchanged', () => {
     const group = sampleGroup(temporary.folder, 'good');
     expect(checkDefinition(group)).toBe(group);
+    for (const kind of ['file', 'pmem'] as const) {
+      group.logBuffer = { kind, path: '/srv/buffers/a', bytes: 1 << 24 };
+      expect(checkDefinition(group)).toBe(group);
+    }
   });
 
   const volume = (group: ReturnType<typeof sampleGroup>) => group.volumes[0]!;
@@ -40,6 +44,21 @@ describe('checkDefinition', () => {
     ['NUL', (group) => (volume(group).primary.path = '/a\0b')],
     ['longer than 107', (group) => (volume(group).exports[0]!.path = `/${'a'.repeat(107)}`)],
     ['queues', (group) => (volume(group).exports[0]!.queues = 65)],
+    ['throttleMaxMs', (group) => (group.throttleMaxMs = 60_001)],
+    ['logBuffer.kind', (group) => (group.logBuffer = { kind: 'disk' as 'tmpfs' })],
+    [
+      'a buffer of kind file names its file',
+      (group) => (group.logBuffer = { kind: 'file' } as unknown as typeof group.logBuffer),
+    ],
+    [
+      'logBuffer.path must be an absolute',
+      (group) => (group.logBuffer = { kind: 'pmem', path: 'x' }),
+    ],
+    [
+      'of kind tmpfs places itself',
+      (group) => (group.logBuffer = { kind: 'tmpfs', path: '/x' } as typeof group.logBuffer),
+    ],
+    ['logBuffer.bytes', (group) => (group.logBuffer = { kind: 'tmpfs', bytes: 4096 })],
     ['unknown field "oops"', (group) => Object.assign(volume(group).primary, { oops: 1 })],
   ];
   it.each(faults)('refuses: %s', (text, change) => {

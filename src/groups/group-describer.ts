@@ -15,6 +15,7 @@ import { libvirtXml, qemuArgs } from './connect-texts.js';
 import type { ExportAnswer, GroupAnswer, OpenGapAnswer, VolumeAnswer } from './group-answer.js';
 import { ManifestStore } from './manifest-store.js';
 import { describeOwner } from './owner.js';
+import { rpoSecondsOf } from './rpo.js';
 import type { Group } from './stored-group.js';
 
 /** What is known of a group's run: the data plane's status, or why there is none. */
@@ -66,7 +67,7 @@ export class GroupDescriber {
         .join('; '),
       lsn: status?.lsn ?? 0,
       durableLsn: status?.durableLsn ?? 0,
-      rpoSeconds: status?.rpoSeconds ?? 0,
+      rpoSeconds: status === undefined ? 0 : rpoSecondsOf(status),
       historyFrom: await this.historyFrom(group.id, status),
       logBytes: status?.logBytes ?? 0,
       logPressure: status?.logPressure ?? 0,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Inject, Injectable } from '@nestjs/common';
-import { nowNs } from '../common/time.js';
 import type { DataPlanePort, DeviceState, GroupStatus } from '../data-plane/port.js';
 import { DATA_PLANE } from '../events/data-plane-events.js';
 import { MetricsService } from '../metrics/metrics.service.js';
 import { GROUP_STATES } from './group-answer.js';
 import { GroupService } from './group.service.js';
+import { rpoSecondsOf, secondsSince } from './rpo.js';
 
 const DEVICE_STATES: readonly DeviceState[] = ['ok', 'failed', 'full', 'missing'];
 
@@ -108,10 +108,10 @@ export class GroupMetrics {
     const values: Record<keyof typeof this.gauges, number> = {
       lsn: status.lsn,
       durableLsn: status.durableLsn,
-      rpoSeconds: status.rpoSeconds,
+      rpoSeconds: rpoSecondsOf(status),
       logBytes: status.logBytes,
       gaps: status.gaps.filter((gap) => !gap.healed).length,
-      gapSeconds: open === undefined ? 0 : secondsSince(BigInt(open.fromNs)),
+      gapSeconds: open === undefined ? 0 : secondsSince(open.fromNs),
       resyncLeft: status.resync?.leftBytes ?? 0,
       logPressure: status.logPressure,
       logTrouble: status.logTrouble === '' ? 0 : 1,
@@ -145,8 +145,4 @@ export class GroupMetrics {
       }
     }
   }
-}
-
-function secondsSince(timeNs: bigint): number {
-  return Math.max(0, Number(nowNs() - timeNs) / 1e9);
 }

@@ -89,7 +89,7 @@ export class ManifestCopies {
     group: string,
     options: CopiesOptions = {},
   ): Promise<ManifestCopies> {
-    const { found, faults } = await look(places, group);
+    const { found, faults } = await look(places, group, options.patienceMs);
     const best = newest(found);
     if (best === undefined) throw worst(faults);
     const opened = await Manifest.open(best.place.file, group);
@@ -194,16 +194,10 @@ export class ManifestCopies {
       return undefined;
     } catch (error) {
       if (error === HANGS) copy.owed = settled(copy, work);
-      return error === HANGS ? this.hangs(copy) : toEverpointError(error, 'commit to manifest');
+      return error === HANGS
+        ? hangs(copy.place.file)
+        : toEverpointError(error, 'commit to manifest');
     }
-  }
-
-  private hangs({ place }: Copy): EverpointError {
-    return new EverpointError('IO_ERROR', `${place.file}: its device does not answer`, {
-      operation: 'commit to manifest',
-      file: place.file,
-      retryable: true,
-    });
   }
 
   private async leaveBehind(copy: Copy, error: EverpointError): Promise<void> {
@@ -227,25 +221,14 @@ export class ManifestCopies {
         copy.trouble = undefined;
       } catch (error) {
         if (error === HANGS) copy.owed = settled(copy, work);
-        copy.trouble = error === HANGS ? this.hangs(copy).message : (error as Error).message;
+        copy.trouble = error === HANGS ? hangs(copy.place.file).message : (error as Error).message;
         copy.lookAgainAt = performance.now() + HEAL_PAUSE_MS;
       }
     }
   }
 
-  private async bounded<T>(work: Promise<T>): Promise<T> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
-        reject(HANGS);
-      }, this.options.patienceMs ?? PATIENCE_MS);
-    });
-    try {
-      return await Promise.race([work, late]);
-    } finally {
-      clearTimeout(timer);
-    }
+  private bounded<T>(work: Promise<T>): Promise<T> {
+    return within(this.options.patienceMs ?? PATIENCE_MS, work);
   }
 
   private tell(file: string, message: string): void {
@@ -269,6 +252,30 @@ export class ManifestCopies {
 
 const HANGS = Symbol('it hangs');
 
+/** Rejects with HANGS when the work takes longer; it goes on all the same. */
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
+      reject(HANGS);
+    }, ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function hangs(file: string): EverpointError {
+  return new EverpointError('IO_ERROR', `${file}: its device does not answer`, {
+    operation: 'commit to manifest',
+    file,
+    retryable: true,
+  });
+}
+
 function upCopy(place: CopyPlace, manifest: Manifest): Copy {
   return { place, manifest, trouble: undefined, owed: undefined, lookAgainAt: 0 };
 }
@@ -284,16 +291,18 @@ function settled(copy: Copy, work: Promise<unknown>): Promise<unknown> {
 async function look(
   places: readonly CopyPlace[],
   group: string,
+  patienceMs = PATIENCE_MS,
 ): Promise<{ found: Found[]; faults: Map<CopyPlace, EverpointError> }> {
   const found: Found[] = [];
   const faults = new Map<CopyPlace, EverpointError>();
   for (const place of places) {
     try {
-      const content = await fsp.readFile(place.file);
+      const content = await within(patienceMs, fsp.readFile(place.file));
       const { fold, goodBytes } = parseManifest(content, place.file, group);
       found.push({ place, bytes: content.subarray(0, goodBytes), state: fold });
     } catch (error) {
-      const fault = toEverpointError(error, OPERATION, place.file);
+      const fault =
+        error === HANGS ? hangs(place.file) : toEverpointError(error, OPERATION, place.file);
       // Of a newer program: it is not ours to replace, nor may it be passed over.
       if (fault.code === 'UNSUPPORTED') throw fault;
       faults.set(place, fault);

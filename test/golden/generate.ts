@@ -18,9 +18,15 @@ import {
 import { LevelZeroSource } from '../../src/maps/level-zero.js';
 import { encodeManifest, type ManifestRecord } from '../../src/maps/manifest.js';
 import { MapWriter } from '../../src/maps/map-writer.js';
-import { EntryType, GeometryAction, KEEP_FOREVER } from '../../src/maps/segment/format.js';
+import {
+  ENTRY_FLAG_RESYNC,
+  EntryType,
+  GeometryAction,
+  KEEP_FOREVER,
+} from '../../src/maps/segment/format.js';
 import { SegmentFile } from '../../src/maps/segment/reader.js';
 import {
+  encodeGapPayload,
   encodeGeometryPayload,
   encodeMarkerPayload,
   encodeSegment,
@@ -71,6 +77,51 @@ export function goldenMapSegment(): Buffer {
     capacityBytes: 8 * 1024 * 1024,
   };
   return encodeSegment({ header, batches, seal: { sealedNs: TIME + 99_000n, reason: 4 } });
+}
+
+/** Both ends of a gap. Its reason is cut at the sector's end, within a character. */
+export const GOLDEN_GAP = {
+  fromLsn: 1011,
+  fromNs: TIME + 11_000n,
+  toLsn: 2003,
+  toNs: TIME + 203_000n,
+  reason: `kein Platz für: ${'ä'.repeat(300)}`,
+};
+
+/** The epoch that heals a gap: it begins in it, reads back what was missed, and ends it. */
+export function goldenGapSegment(): Buffer {
+  const { fromLsn, fromNs, reason } = GOLDEN_GAP;
+  const label = (at: bigint, payload: Buffer): EntryContent => {
+    const range = { type: EntryType.gap, volume: 0, sectors: 1, sector: 0 };
+    return { ...range, timeNs: TIME + at, payload };
+  };
+  const missed = Buffer.alloc(2 * SECTOR_BYTES, 9);
+  const batches = [
+    [label(201_000n, encodeGapPayload({ fromLsn, fromNs, toLsn: 0, toNs: 0n, reason }))],
+    [
+      {
+        type: EntryType.write,
+        flags: ENTRY_FLAG_RESYNC,
+        volume: 0,
+        sectors: 2,
+        sector: 64,
+        timeNs: TIME + 202_000n,
+        payload: missed,
+      },
+      label(203_000n, encodeGapPayload(GOLDEN_GAP)),
+      { type: EntryType.flush, volume: 0, sectors: 0, sector: 2003, timeNs: TIME + 204_000n },
+    ],
+  ];
+  const header = {
+    group: GOLDEN_GROUP,
+    device: GOLDEN_DEVICE,
+    segment: 8,
+    epoch: 3,
+    firstLsn: 2001,
+    createdNs: TIME + 200_000n,
+    capacityBytes: 8 * 1024 * 1024,
+  };
+  return encodeSegment({ header, batches, seal: { sealedNs: TIME + 299_000n, reason: 6 } });
 }
 
 /** The level-0 map of `goldenMapSegment`. */

@@ -9,15 +9,19 @@ import { SECTOR_BYTES } from '../../src/common/limits.js';
 import { NO_KEY, RegionExtents, SOURCE_UNKNOWN, SOURCE_ZERO } from '../../src/maps/extents.js';
 import { Manifest, parseManifest } from '../../src/maps/manifest.js';
 import { MapFile } from '../../src/maps/map-reader.js';
+import { decodeGap } from '../../src/maps/segment/format.js';
 import { SegmentFile } from '../../src/maps/segment/reader.js';
 import {
   GOLDEN_COMMITS,
+  GOLDEN_GAP,
   GOLDEN_GROUP,
+  goldenGapSegment,
   goldenLargeMap,
   goldenManifest,
   goldenMap,
   goldenMapSegment,
 } from './generate.js';
+import { encodeGapPayload } from '../support/segment-writer.js';
 
 const file = (name: string) => fileURLToPath(new URL(name, import.meta.url));
 
@@ -26,6 +30,7 @@ if (process.env['EVERPOINT_WRITE_GOLDEN'] === '1') {
   fs.writeFileSync(file('map-1.epmap'), goldenMap());
   fs.writeFileSync(file('map-2.epmap'), goldenLargeMap());
   fs.writeFileSync(file('manifest-1.txt'), goldenManifest());
+  fs.writeFileSync(file('gap-1.eplog'), goldenGapSegment());
 }
 
 describe('the golden map', () => {
@@ -67,6 +72,34 @@ describe('the golden map', () => {
     const entries = segment.readEntries(1011, 1011);
     expect(segment.readPayloadVerified(entries, 0).equals(Buffer.alloc(SECTOR_BYTES, 4))).toBe(true);
     segment.close();
+  });
+});
+
+describe('the golden gap', () => {
+  it('is what its content is written as, and is read as it', () => {
+    expect(goldenGapSegment().equals(fs.readFileSync(file('gap-1.eplog')))).toBe(true);
+    const segment = SegmentFile.open(file('gap-1.eplog'), { expectSealed: true });
+    const entries = segment.readEntries();
+    const [first, last, ...more] = segment.readLabels(entries);
+    segment.close();
+    expect(more).toEqual([]);
+    // 472 bytes have room: 17 for the words before, and half of a two-byte character at the end.
+    const gap = { ...GOLDEN_GAP, reason: `kein Platz für: ${'ä'.repeat(227)}` };
+    expect(first).toMatchObject({ kind: 'gap', lsn: 2001, gap: { ...gap, toLsn: 0, toNs: 0n } });
+    expect(last).toMatchObject({ kind: 'gap', lsn: 2003, gap });
+    expect([...entries.type.subarray(0, 4)]).toEqual([9, 1, 9, 4]);
+  });
+
+  it('is refused where it makes no sense', () => {
+    const payload = (change: (sector: Buffer) => void) => {
+      const sector = encodeGapPayload(GOLDEN_GAP);
+      change(sector);
+      return decodeGap(sector);
+    };
+    expect(payload(() => undefined)).toMatchObject({ fromLsn: 1011 });
+    expect(payload((sector) => sector.writeUInt32LE(1011, 16))).toMatch(/ends before it begins/);
+    expect(payload((sector) => sector.writeUInt16LE(473, 32))).toMatch(/too long/);
+    expect(payload((sector) => sector.writeUInt32LE(0x20_0000, 4))).toMatch(/out of range/);
   });
 });
 

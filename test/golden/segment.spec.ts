@@ -11,7 +11,7 @@ import { SegmentFile } from '../../src/maps/segment/reader.js';
 import { decodeSegment, encodeSegment } from '../support/segment-writer.js';
 
 const folder = fileURLToPath(new URL('.', import.meta.url));
-const names = fs.readdirSync(folder).filter((name) => /^segment-.*\.eplog$/.test(name));
+const names = fs.readdirSync(folder).filter((name) => /^(segment|gap)-.*\.eplog$/.test(name));
 
 describe.runIf(names.length > 0)('golden segments', () => {
   it.each(names)('%s is read and written again as it is', (name) => {

@@ -161,6 +161,49 @@ describe('everpoint, against the service', () => {
     expect((await cli('policy', 'show', 'gold')).code).toBe(3);
   });
 
+  it('pauses, shows the gap, and resumes', async () => {
+    interface Gap {
+      fromLsn: number;
+      toLsn: number | null;
+      healed: boolean;
+    }
+    const gaps = () => json<Gap[]>('gaps', 'web-1');
+    const doubted = await cli('pause', 'web-1');
+    expect(doubted).toMatchObject({ code: 2, out: '' });
+    expect(doubted.err).toMatch(/needs --yes/);
+    expect((await cli('resume', 'web-1', '--yes')).code).toBe(1);
+    expect(await gaps()).toEqual([]);
+    const { lsn } = await json<{ lsn: number }>('resolve', 'web-1', 'latest');
+    const paused = await json<{ gap: Gap }>('pause', 'web-1', '--yes');
+    expect(paused).toMatchObject({ state: 'paused', gap: { fromLsn: lsn } });
+    expect(await gaps()).toMatchObject([{ fromLsn: lsn, toLsn: null, healed: false }]);
+    const shown = (await cli('status')).out;
+    expect(shown).toMatch(/^web-1 +paused /m);
+    expect(shown).toContain(`, after lsn:${lsn}`);
+    const refused = await cli('mark', 'web-1', 'in the gap');
+    expect(refused).toMatchObject({ code: 1, out: '' });
+    expect(refused.err).toMatch(/hint: resume the group/);
+    const now = await cli('resolve', 'web-1', 'latest');
+    expect(now.code).toBe(1);
+    expect(now.out).toContain(`nearest before: lsn:${lsn} `);
+    const resumed = await json<{ state: string }>('resume', 'web-1', '--yes');
+    expect(['resyncing', 'protected']).toContain(resumed.state);
+    const [healed] = await until(
+      'the end of the resync',
+      async () => {
+        const all = await gaps();
+        return all[0]?.healed === true && all;
+      },
+      30_000,
+    );
+    expect(healed?.toLsn).toBeGreaterThan(lsn);
+    // Nothing was written since: there is a newest point all the same.
+    const { lsn: newest } = await json<{ lsn: number }>('resolve', 'web-1', 'latest');
+    expect(newest).toBeGreaterThan(healed?.toLsn ?? Infinity);
+    expect((await cli('resolve', 'web-1', `lsn:${healed?.toLsn}`)).code).toBe(1);
+    await json('mark', 'web-1', 'after the gap');
+  });
+
   it('follows events while things happen, and deletes the group', async () => {
     const follow = cli('events', '--count', '1', '--json');
     // The stream must stand before something happens; a marker each moment makes sure of it.
