@@ -24,8 +24,8 @@ const SEED = Number(process.env['EP_TEST_SEED'] ?? 20_260_307);
 const ROOT = join(import.meta.dirname, '../..');
 const MIB = 1 << 20;
 const SIZE = 24 * MIB;
-/** What was in flight at a kill (a few MiB at most) then takes some seconds to land. */
-const SLOW = { writeBytes: 240 << 10 };
+/** Bytes a second: what was in flight at a kill, a few MiB, then takes some seconds to land. */
+const SLOW = { primary: 192 << 10, secondary: 192 << 10 };
 /** How long is watched, after the recovery, for writes that come too late. */
 const WATCH_MS = 5_000;
 
@@ -53,7 +53,10 @@ afterEach(async (context) => {
 async function startService(...roots: string[]): Promise<Service> {
   const service = new Service();
   services.push(service);
-  await service.start({ EVERPOINT_ROOTS: [service.folder, ...roots].join(':') });
+  await service.start({
+    EVERPOINT_ROOTS: [service.folder, ...roots].join(':'),
+    EVERPOINT_SEGMENT_BYTES: `${8 * MIB}`,
+  });
   return service;
 }
 
@@ -105,11 +108,11 @@ interface Killed {
   group: GroupBody;
   primary: string;
   frontEnd: FrontEnd;
-  /** Landed after the data plane was dead, and before another one had the lock. */
+  /** Landed after the kill, and before another data plane had the lock of the primary. */
   lateBytes: number;
   /** From the kill until its process was gone, with all threads. */
   deadMs: number;
-  /** How long the primary's lock stood after that: requests held it. */
+  /** From the kill until its lock of the primary was gone: its requests hold it, also after that. */
   lockOfTheDeadMs: number;
   /** From the kill until the group was open again. */
   backMs: number;
@@ -120,7 +123,7 @@ async function killWithWritesUnderWay(
   slow: 'primary' | 'secondary',
   keepFrontEnd: boolean,
 ): Promise<Killed> {
-  const disk = LoopFileSystem.make({ sizeBytes: 256 * MIB });
+  const disk = LoopFileSystem.make({ sizeBytes: 1024 * MIB });
   const running = await startService(disk.path);
   const primary = join(slow === 'primary' ? disk.path : running.folder, 'primary.raw');
   // Whole blocks, all written before: only such writes go on without a thread of their process, which
@@ -137,14 +140,14 @@ async function killWithWritesUnderWay(
     ...['run', '--socket', group.volumes[0]!.exports[0]!.path, '--queues', '2', '--depth', '32'],
     ...['--seed', `${SEED}`, '--ops', `${1 << 29}`, '--max-bytes', '64k', '--align', '4096'],
     ...['--journal', join(running.folder, 'journal.bin'), '--no-error-tolerance'],
-    ...['--mix', 'write=99,flush=1', '--request-timeout', '60'],
+    ...['--mix', slow === 'primary' ? 'write=100' : 'write=85,flush=15', '--request-timeout', '60'],
     ...(keepFrontEnd ? ['--reconnect', '--final-check'] : []),
   ]);
   await frontEnd.waitFor('started');
   await sleep(500);
   const throttle = new Throttle();
   throttle.add(running.dataPlanePid());
-  throttle.limit(disk.deviceNumber, SLOW);
+  throttle.limit(disk.deviceNumber, { writeBytes: SLOW[slow] });
   // Until the queues are full of requests that wait for the device.
   await sleep(400);
 
@@ -152,35 +155,33 @@ async function killWithWritesUnderWay(
   if (!keepFrontEnd) frontEnd.kill();
   const killedAt = performance.now();
   process.kill(pid, 'SIGKILL');
-  const deadMs = await until(
-    'the data plane is dead',
-    () => !existsSync(`/proc/${pid}`) && performance.now() - killedAt,
-    60_000,
-  );
-  const atDeath = bytesWritten(disk);
-  // The last look while the dead one's lock stood tells what landed before anyone could recover.
-  let lateBytes = 0;
-  let lockOfTheDeadMs = 0;
+  const atKill = bytesWritten(disk);
+  let [lateBytes, deadMs, lockOfTheDeadMs] = [0, 0, 0];
   let watching = true;
   const watched = (async () => {
     for (; watching; await sleep(10)) {
+      const now = performance.now() - killedAt;
+      if (deadMs === 0 && !existsSync(`/proc/${pid}`)) deadMs = now;
+      // The last look while the dead one's lock stood: what landed before anyone could recover.
       if (lockedBy(primary) !== pid) continue;
-      lateBytes = bytesWritten(disk) - atDeath;
-      lockOfTheDeadMs = performance.now() - killedAt - deadMs;
+      lateBytes = bytesWritten(disk) - atKill;
+      lockOfTheDeadMs = now;
     }
   })();
-  await until(
-    'the group is open again',
-    async () => {
-      const now = await running.group(group.id).catch(() => undefined);
-      const open = now?.state === 'protected' && running.dataPlanePid() !== pid;
-      return open;
-    },
-    60_000,
-    20,
-  );
-  watching = false;
-  await watched;
+  let now: GroupBody | undefined;
+  try {
+    const isOpen = async (): Promise<boolean> => {
+      now = await running.group(group.id).catch(() => undefined);
+      return now?.state === 'protected' && running.dataPlanePid() !== pid;
+    };
+    await until('the group is open again', isOpen, 60_000, 20);
+  } catch (error) {
+    const where = `${now?.state} (${now?.reason}), data plane ${running.dataPlanePid()}, was ${pid}`;
+    throw new Error(`${where}, lock held by ${lockedBy(primary)}`, { cause: error });
+  } finally {
+    watching = false;
+    await watched;
+  }
   return {
     ...{ running, group, primary, frontEnd, lateBytes, deadMs, lockOfTheDeadMs },
     backMs: performance.now() - killedAt,
@@ -238,6 +239,7 @@ describe.skipIf(missing !== undefined)('writes under way when the data plane is 
     const { running, group, primary } = killed;
     await killed.frontEnd.ended;
     expect(killed.backMs).toBeGreaterThan(1_000);
+    expect((await sealedSums(running, group.id)).size).toBeGreaterThan(0);
     const lsn = await staysEqual(running, group, primary);
     console.log('secondary:', inWords(killed), `equal at LSN ${lsn}`);
   });
@@ -247,9 +249,9 @@ function inWords({ running, lateBytes, deadMs, lockOfTheDeadMs, backMs }: Killed
   const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
   const waited = /waiting for the lock of \S+ held by [^"\n]*/.exec(running.dataPlaneLog)?.[0];
   return (
-    `dead ${seconds(deadMs)} after the kill; ${(lateBytes / 1024).toFixed(0)} KiB landed after that, ` +
-    `while its lock stood for another ${seconds(lockOfTheDeadMs)}; ` +
-    `open again ${seconds(backMs)} after the kill;${waited === undefined ? '' : ` "${waited}";`}`
+    `dead ${seconds(deadMs)} after the kill, its lock of the primary gone after ` +
+    `${seconds(lockOfTheDeadMs)}, ${(lateBytes / 1024).toFixed(0)} KiB landed until then; ` +
+    `open again after ${seconds(backMs)};${waited === undefined ? '' : ` "${waited}";`}`
   );
 }
 
