@@ -181,7 +181,7 @@ export class LoopFileSystem {
     return Number(first) * 4096;
   }
 
-  /** It is gone for good for who has it open: every call fails. Only `remount` brings it back. */
+  /** It is gone for good for who has it open: every call fails. Mounting it anew brings it back. */
   shutDown(): void {
     const flags = Buffer.alloc(4);
     flags.writeUInt32LE(2); // EXT4_GOING_FLAGS_NOLOGFLUSH: as it stands on the device.
@@ -192,6 +192,17 @@ export class LoopFileSystem {
   remount(): void {
     run('umount', this.path);
     this.#mount();
+  }
+
+  /** `remount` where nobody has it open. @returns whether it did */
+  tryRemount(): boolean {
+    try {
+      run('umount', this.path);
+    } catch {
+      return false;
+    }
+    this.#mount();
+    return true;
   }
 
   /** Unmounts and removes it, in whatever state it is. */

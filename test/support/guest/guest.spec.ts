@@ -6,6 +6,7 @@ import { PassThrough } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import { splitLines } from './boot.ts';
 import { withParents, writeCpio, type CpioEntry } from './cpio.ts';
+import { fioRoundsJob, parseFioRounds } from './fio.ts';
 import { parseLdd } from './initramfs.ts';
 import * as jobs from './jobs.ts';
 import { loadOrder, moduleName, moduleNeeds, readModinfo, type ModuleNeeds } from './kernel.ts';
@@ -351,6 +352,34 @@ describe('jobs', () => {
     expect(jobs.loadCheckArgs(load, flushed, 'torn-last').join(' ')).toBe(
       `check --target /d ${shape} --flushed 0:64,1:128 --torn-last`,
     );
+  });
+});
+
+describe('rounds of fio', () => {
+  it('are text that a shell can read', () => {
+    const job = fioRoundsJob({ device: "/dev/it's", bytes: 4096, seed: 1, seconds: 1 });
+    execFileSync('sh', ['-n'], { input: job });
+  });
+
+  it('are read from the reports, failed ones too, and nothing else is', () => {
+    const report = (error: number): string => {
+      const times = (ns: number): object => ({ total_ios: ns / 1e6, clat_ns: { max: ns } });
+      const sync = { total_ios: 3, lat_ns: { max: 9e6 } };
+      return JSON.stringify({ jobs: [{ error, write: times(5e6), read: times(7e6), sync }] });
+    };
+    const lines = [
+      '@@guest begin 1',
+      `@fio 1 0 ${report(0)}`,
+      `@fio 2 1 fio: a word ${report(84)}`,
+    ];
+    const [good, bad, ...more] = parseFioRounds(lines);
+    expect(more).toEqual([]);
+    expect(good).toEqual({
+      ...{ round: 1, exitCode: 0, error: 0, writes: 5, reads: 7, fsyncs: 3 },
+      ...{ writeMaxMs: 5, readMaxMs: 7, fsyncMaxMs: 9 },
+    });
+    expect(bad).toMatchObject({ round: 2, exitCode: 1, error: 84 });
+    expect(() => parseFioRounds(['@fio 1 0 {"jobs":[]}'])).toThrow('without a job');
   });
 });
 
