@@ -443,6 +443,9 @@ class Troubled {
       ASSERT_FALSE(read.entries.empty());
       EXPECT_EQ(read.entries.front().lsn, info.first_lsn);
       EXPECT_EQ(read.entries.back().lsn, info.last_lsn);
+      if (read.reason == format::SealReason::kRecovery) {
+        EXPECT_TRUE(gave_up.contains(read.number));
+      }
       for (const ReadEntry& entry : read.entries) {
         if (entry.entry.type == format::EntryType::kError) named.insert(entry.entry.sector);
       }

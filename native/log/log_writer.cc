@@ -28,7 +28,7 @@ LogWriter::LogWriter(reactor::Reactor* reactor, io::FileSystem* file_system,
     idle_batches_.back()->writer = this;
   }
   timer_.on_fire = [this] { on_timer(); };
-  upkeep_timer_.on_fire = [this] { on_upkeep(); };
+  upkeep_timer_.on_fire = [this] { go_on(); };
 }
 
 LogWriter::~LogWriter() {
@@ -153,7 +153,7 @@ bool LogWriter::cut_batch() {
   ++stats_.batches;
   stats_.bytes += batch->bytes.size();
   reactor_->engine().submit(&batch->op);
-  watch_for_hang(now);
+  watch_for_hang();
   if (segment->cursor.end > segment->cursor.made.capacity_bytes / 2) order_next_segment();
   return true;
 }
@@ -208,7 +208,7 @@ void LogWriter::maybe_sync() {
     ++syncs_running_;
     ++stats_.syncs;
     reactor_->engine().submit(&segment->sync_op);
-    watch_for_hang(now);
+    watch_for_hang();
   }
 }
 

@@ -29,6 +29,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "format/entry_source.h"
@@ -84,7 +85,8 @@ class LogWriter {
     /// What could not be written is durable now.
     std::function<void()> recovered = nullptr;
     /// This segment was given up: the owner appends an error entry that names it [0046], which will
-    /// stand in the next one. Once per episode of trouble, after `trouble`.
+    /// stand in a later one. Not told of segments of the same episode of trouble in which nothing
+    /// became durable, but for the first.
     std::function<void(uint64_t segment, const Status&)> gave_up = nullptr;
     /// pinned_lsn() has risen: the owner may free more.
     std::function<void()> unpinned = nullptr;
@@ -166,11 +168,10 @@ class LogWriter {
   void remove_done(Segment* segment, const Status& status);
   void report_sealed();
   [[nodiscard]] bool may_work_on(const Segment& segment) const;
-  void watch_for_hang(uint64_t now);
+  void watch_for_hang();
   void give_up_hung();
   [[nodiscard]] size_t device_of(const Segment& segment) const;
   void arm_upkeep();
-  void on_upkeep();
   void check_quiet();
 
   reactor::Reactor* reactor_;
@@ -213,7 +214,8 @@ class LogWriter {
   uint64_t trouble_lsn_ = 0;  // the trouble ends when this one is durable
   /// To be told when the writer is in order again.
   std::optional<Status> tell_trouble_;
-  uint64_t tell_gave_up_ = 0;      // a segment; 0: none
+  std::optional<std::pair<uint64_t, Status>> tell_gave_up_;
+  bool gave_up_told_ = false;      // in this episode
   uint64_t ordered_since_ns_ = 0;  // an allocation is at work; 0: none
   uint64_t working_since_ns_ = 0;  // a sealing or removal is at work; 0: none
   unsigned syncs_running_ = 0;

@@ -54,7 +54,7 @@ TEST(LogWriterFaults, EveryKindOnEveryNumberOfDevices) {
 /// The oracle: random faults on random devices, and at any moment the power may fail.
 TEST(LogWriterFaults, NothingDurableIsEverLost) {
   const uint64_t first = io::asked_seed().value_or(1);
-  const uint64_t count = io::asked_seed() ? 1 : 16;
+  const uint64_t count = io::asked_seed() ? 1 : 9;
   uint64_t given_up = 0;
   uint64_t pinned = 0;
   uint64_t cuts = 0;

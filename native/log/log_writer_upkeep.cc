@@ -26,7 +26,6 @@ void LogWriter::give_up(Segment* segment, const Status& status) {
   const uint64_t now = reactor_->now_ns();
   pool_.failed(device_of(*segment), status, now, reactor_->engine().wall_ns());
   ++stats_.segments_given_up;
-  const bool first = !in_trouble_;
   const uint64_t number = segment->cursor.made.number;
   const uint64_t taken_before = taken_lsn_;
 
@@ -56,7 +55,9 @@ void LogWriter::give_up(Segment* segment, const Status& status) {
   // It was on its way for some reason; now it is late.
   wanted_lsn_ = std::max(wanted_lsn_, taken_before - 1);
   begin_trouble(status, taken_lsn_);
-  if (first) tell_gave_up_ = number;
+  // A device that fails again and again before anything is durable must not fill the buffer.
+  if (!gave_up_told_ || segment->synced.batches != 0) tell_gave_up_.emplace(number, status);
+  gave_up_told_ = true;
 }
 
 /// Takes the batches of given-up segments, the last ones cut, out of flight.
@@ -96,6 +97,7 @@ void LogWriter::begin_trouble(const Status& status, uint64_t lsn) {
   if (!in_trouble_) {
     tell_trouble_ = status;
     trouble_lsn_ = 0;
+    gave_up_told_ = false;
   }
   in_trouble_ = true;
   trouble_lsn_ = std::max(trouble_lsn_, lsn);
@@ -103,6 +105,10 @@ void LogWriter::begin_trouble(const Status& status, uint64_t lsn) {
 
 /// The end of every completion: says what there is to say, then starts what can be started.
 void LogWriter::go_on() {
+  if (pool_.size() > 1) {
+    give_up_hung();
+    order_next_segment();
+  }
   announce();
   work_off();
   pump();
@@ -111,19 +117,16 @@ void LogWriter::go_on() {
 }
 
 void LogWriter::announce() {
-  const std::optional<Status> trouble = std::move(tell_trouble_);
-  const uint64_t gave_up = std::exchange(tell_gave_up_, 0);
-  tell_trouble_.reset();
-  if (!trouble || stopping_) return;
-  if (events_.trouble) events_.trouble(*trouble);
-  if (gave_up != 0 && events_.gave_up) events_.gave_up(gave_up, *trouble);
+  const auto trouble = std::exchange(tell_trouble_, std::nullopt);
+  const auto gave_up = std::exchange(tell_gave_up_, std::nullopt);
+  if (stopping_) return;
+  if (trouble) events_.trouble(*trouble);
+  if (gave_up && events_.gave_up) events_.gave_up(gave_up->first, gave_up->second);
 }
 
 /// With one device waiting is all there is; with several somebody looks at the clock.
-void LogWriter::watch_for_hang(uint64_t now) {
-  if (pool_.size() > 1 && !upkeep_timer_.armed() && !stopping_) {
-    reactor_->arm_timer(&upkeep_timer_, now + options_.hang_after_ns);
-  }
+void LogWriter::watch_for_hang() {
+  if (pool_.size() > 1) arm_upkeep();
 }
 
 /// A batch or sync that hangs is a failure when another device is usable; it stays in flight, and
@@ -305,13 +308,6 @@ void LogWriter::arm_upkeep() {
   } else {
     reactor_->arm_timer(&upkeep_timer_, deadline);
   }
-}
-
-void LogWriter::on_upkeep() {
-  give_up_hung();
-  // What waits to be sealed or removed on a device in trouble waits for it.
-  if (pool_.size() > 1) order_next_segment();
-  go_on();
 }
 
 // ---- end ----------------------------------------------------------------------------------------
