@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -347,7 +348,8 @@ TEST_F(Store, PersistentMemory) {
     options.boot = "boot-1";
     auto store = open(options);
     EXPECT_TRUE(store->survives_power_cut());
-    EXPECT_EQ(store->note().empty(), lines);
+    // libpmem's own switch for trials makes every file look like persistent memory.
+    EXPECT_EQ(store->note().empty(), lines || std::getenv("PMEM_IS_PMEM_FORCE") != nullptr);
     fill(*store, options, 3, 60);
     EXPECT_EQ(open_code(options), Code::kBusy);
     store.reset();
