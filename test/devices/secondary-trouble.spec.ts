@@ -208,7 +208,7 @@ describe.skipIf(noLoops !== undefined)('the secondary under a guest that runs fi
           disks: [{ socket: group.volumes[0]!.exports[0]!.path, queues: 2 }],
           ...FIO_GUEST,
           script: fioRoundsJob({
-            ...{ device: '/dev/vda', bytes: 8 * MIB, seed: SEED, seconds: 60 },
+            ...{ device: '/dev/vda', bytes: 8 * MIB, seed: SEED, seconds: 100 },
           }),
         });
         await guest.waitForLine(/^@fio 2 /, 60_000);

@@ -135,10 +135,15 @@ export class LoopFileSystem {
     let taken = 0;
     try {
       // Reserved in one go, the last blocks by writing: both are what a full disk looks like.
-      const most = this.freeBytes - (1 << 20);
-      if (most > 0) {
-        run('fallocate', '-l', `${most}`, filler);
-        taken = most;
+      for (let most = this.freeBytes - (1 << 20); most > 0;) {
+        try {
+          run('fallocate', '-l', `${most}`, filler);
+          taken = most;
+          break;
+        } catch {
+          // Somebody else has just taken some of it.
+          most = Math.min(this.freeBytes, most) - (1 << 20);
+        }
       }
       for (const chunk of [Buffer.alloc(1 << 16, 1), Buffer.alloc(4096, 1)]) {
         try {

@@ -15,6 +15,8 @@ exec </dev/null >/dev/ttyS1 2>&1
 stty 115200 -opost -echo </dev/ttyS1
 finish() {
   echo "@@guest end $1 $(cut -d' ' -f1 /proc/uptime)"
+  # Setting the port's modes waits until everything was sent: a reset drops what was not.
+  stty 115200 -opost -echo </dev/ttyS1
   # -f: there is no init system to ask. QEMU runs with -no-reboot and so ends here.
   reboot -f
   sleep 60
