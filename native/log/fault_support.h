@@ -135,13 +135,15 @@ class ShadowFiles final : public io::FileSystem {
   }
   void sync_failed(io::FileId file) { dirty_[open_.at(file)].clear(); }
 
-  /// Makes below `to` what a power cut would leave.
-  void cut_power(const std::string& to) {
+  /// Makes below `to` what a power cut would leave; to be read only unless `own` (copies take
+  /// time).
+  void cut_power(const std::string& to, bool own) {
     std::filesystem::remove_all(to);
     if (std::filesystem::exists(shadow_)) {
       std::filesystem::copy(shadow_, to,
                             std::filesystem::copy_options::recursive |
-                                std::filesystem::copy_options::create_hard_links);
+                                (own ? std::filesystem::copy_options::none
+                                     : std::filesystem::copy_options::create_hard_links));
     }
     for (const auto& [path, list] : dirty_) {
       const std::string target = to + path.substr(live_.size());
@@ -411,9 +413,9 @@ class Troubled {
     return last;
   }
   /// What a power cut at this moment would leave, as a root for check_readable.
-  std::string cut_power() {
+  std::string cut_power(bool own = false) {
     const std::string to = directory.path() + "/cut";
-    files.cut_power(to);
+    files.cut_power(to, own);
     return to;
   }
   [[nodiscard]] std::string live() const { return directory.path() + "/live"; }
