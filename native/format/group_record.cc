@@ -40,11 +40,10 @@ void encode_group_record(const GroupRecord& record, uint8_t* to) {
   store_le<uint64_t>(to + 32, record.sequence);
   store_le<uint64_t>(to + 40, record.epoch);
   store_le<uint64_t>(to + 48, record.reserved_lsn);
-  store_le<uint32_t>(to + 56, (record.closed_cleanly ? kFlagClosed : 0) |
-                                  (record.in_gap ? kFlagGap : 0) |
-                                  (record.gap_from_unknown ? kFlagGapFromUnknown : 0) |
-                                  (record.paused ? kFlagPaused : 0) |
-                                  (record.resync_all ? kFlagResyncAll : 0));
+  store_le<uint32_t>(
+      to + 56, (record.closed_cleanly ? kFlagClosed : 0) | (record.in_gap ? kFlagGap : 0) |
+                   (record.gap_from_unknown ? kFlagGapFromUnknown : 0) |
+                   (record.paused ? kFlagPaused : 0) | (record.resync_all ? kFlagResyncAll : 0));
   store_le<uint32_t>(to + 60, static_cast<uint32_t>(record.primaries.size()));
   store_le<uint64_t>(to + 64, record.last_lsn);
   store_le<uint64_t>(to + 72, record.last_time_ns);
