@@ -66,7 +66,12 @@ Status Life::open_group() {
   input.create = !surviving_.created;
   for (size_t i = 0; i < setup_.devices.size(); ++i) {
     if (input.create) {
-      EP_TRY(process.make_directories(setup_.devices[i].folder + "/log"));
+      const std::string& folder = setup_.devices[i].folder;
+      EP_TRY(process.make_directories(folder + "/log"));
+      // Durably: a device that gets no segment for a while must not lose its folder with the power.
+      for (std::string at = folder; !at.empty(); at.erase(at.find_last_of('/'))) {
+        EP_TRY(process.sync_directory(at));
+      }
     } else if (!process.list(setup_.devices[i].folder)) {
       input.log_missing = "device " + setup_.device_roots[i] + " is not there";
     }
@@ -124,7 +129,7 @@ Status Life::open_writer(const recovery::OpenInput& input) {
       &reactor_, &process, &*outcome_.buffer, options,
       log::LogWriter::Events{.durable =
                                  [this](uint64_t lsn) {
-                                   model_.log_durable(lsn);
+                                   model_.log_durable(lsn, splitter_->in_gap());
                                    splitter_->log_durable(lsn);
                                  },
                              .sealed = [](const log::SegmentInfo&) {},

@@ -79,7 +79,7 @@ bool select_mutation(std::string_view name) {
 
 /// In the child: runs the seed, tells of failures, sends the sums back.
 [[noreturn]] void run_child(const Options& options, uint64_t seed, int to) {
-  alarm(120);  // a run that never ends is a failure, not a wait
+  alarm(30);  // a run that never ends is a failure, not a wait
   const SeedReport report = ep::sim::run_seed(seed, options.run);
   for (const std::string& failure : report.failures) {
     std::printf("seed %llu: %s\n", static_cast<unsigned long long>(seed), failure.c_str());

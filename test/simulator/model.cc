@@ -246,15 +246,18 @@ void Model::issue(uint64_t lsn, const format::Entry& entry, const uint8_t* data)
   if (req->completed != 0) fail("request " + std::to_string(req->id) + " was logged after its end");
 }
 
-void Model::log_durable(uint64_t lsn) {
+void Model::log_durable(uint64_t lsn, bool in_gap) {
   machine_.trace.add(lsn);
-  if (lsn <= promised_lsn_) fail("the durable LSN went from " + std::to_string(promised_lsn_) +
-                                 " to " + std::to_string(lsn));
-  promised_lsn_ = lsn;
+  if (lsn <= durable_lsn_) {
+    fail("the durable LSN went from " + std::to_string(durable_lsn_) + " to " +
+         std::to_string(lsn));
+  }
+  durable_lsn_ = lsn;
+  if (!in_gap) promised_lsn_ = lsn;
 }
 
 void Model::marker_durable(const std::string& label, uint64_t lsn) {
-  if (lsn > promised_lsn_) fail(label + " was answered before it was durable");
+  if (lsn > durable_lsn_) fail(label + " was answered before it was durable");
   markers_[label] = lsn;
 }
 

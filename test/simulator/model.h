@@ -55,7 +55,8 @@ class Model {
   void complete(uint64_t id, block::Outcome outcome, bool in_gap, bool promised_log);
   /// Looks at what came into the buffer since the last look.
   void observe(const nvram::LogBuffer& buffer);
-  void log_durable(uint64_t lsn);
+  /// The log says so; in a gap that is being opened it is no promise any more.
+  void log_durable(uint64_t lsn, bool in_gap);
   void marker_durable(const std::string& label, uint64_t lsn);
   void process_ended();
   /// A read's data, when it is answered.
@@ -89,6 +90,8 @@ class Model {
   [[nodiscard]] bool failed() const { return !failures_.empty(); }
   [[nodiscard]] const std::vector<std::string>& failures() const { return failures_; }
 
+  /// At the last opening that succeeded.
+  [[nodiscard]] bool gap_open() const { return gap_known_; }
   [[nodiscard]] uint64_t promised_lsn() const { return promised_lsn_; }
   [[nodiscard]] uint64_t answered_lsn() const { return answered_lsn_; }
   [[nodiscard]] const Req& request(uint64_t id) const { return requests_.at(id - 1); }
@@ -136,7 +139,8 @@ class Model {
   uint64_t issue_next_ = 1;
   uint64_t last_issue_time_ = 0;
   uint64_t answered_lsn_ = 0;  // highest of any request that was answered
-  uint64_t promised_lsn_ = 0;  // said to be durable
+  uint64_t promised_lsn_ = 0;  // said to be durable, outside any gap
+  uint64_t durable_lsn_ = 0;   // said to be durable
   std::map<std::string, uint64_t> markers_;
   bool gap_known_ = false;
   format::Gap gap_;

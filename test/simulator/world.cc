@@ -194,7 +194,7 @@ class World {
     surviving_.boot = "boot-" + std::to_string(report_.power_cuts + 1);
     surviving_.region =
         std::make_unique<nvram::MemoryRegion>(nvram::LogBuffer::region_bytes(setup_.buffer_bytes));
-    cut_ = true;
+    cut_ = lost_buffer_ = true;
   }
 
   void step_wall_clock() {
@@ -269,6 +269,7 @@ class World {
   }
 
   void after_open(Life& life) {
+    const bool known_gap = model_->gap_open();
     model_->check_log(disks_);
     model_->check_gap(life.record(), "after opening");
     report_.redone += life.redone;
@@ -279,13 +280,10 @@ class World {
           static_cast<unsigned long long>(life.record().gap.from_lsn),
           life.record().gap.reason.c_str());
       model_->check_primaries(disks_, cut_, "after opening");
-      if (clean_ && !cut_ && !faulty_) {
-        model_->fail("a gap after a clean close: " + life.record().gap.reason);
-      }
-      if (clean_ && cut_ && !faulty_) {
-        model_->fail("a gap after a clean close and a power cut: " + life.record().gap.reason);
-      }
-      if (!clean_ && !lost_buffer_ && !faulty_) {
+      if (!known_gap && !faulty_ && clean_) {
+        model_->fail(std::string("a gap after a clean close") + (cut_ ? " and a power cut: " : ": ") +
+                     life.record().gap.reason);
+      } else if (!known_gap && !faulty_ && !lost_buffer_) {
         model_->fail("a gap without a reason: " + life.record().gap.reason);
       }
     } else {
@@ -418,7 +416,6 @@ class World {
     machine_.clear_faults();
     if (end == End::kPowerCut || (clean_ && cuts_ && random_.percent(30))) {
       cut_power();
-      lost_buffer_ = true;
     }
     check_after_death();
   }
