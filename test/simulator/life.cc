@@ -216,6 +216,9 @@ Status Life::close() {
   for (uint16_t volume = 0; volume < setup_.volume_bytes.size(); ++volume) {
     const Status closed = regions_[volume]->close_cleanly();
     if (status && !closed) status = closed;
+    // Its times too, which the log's and the guest's syncs leave behind.
+    const Status synced = process.sync(primaries_[volume]->file());
+    if (status && !synced) status = synced;
     auto info = primaries_[volume]->info();
     if (!info) return info.status();
     last.primaries.push_back({volume, {info->size, info->mtime_ns, info->ctime_ns}});

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// npm run sim -- --seed N [--seeds M] [--verbose] [--bounds] [--mutation NAME] [--list-mutations]
+// npm run sim -- --seed N [--seeds M] [--verbose] [--bounds] [--strict] [--mutation NAME] [--list-mutations]
 //
 // Each seed runs in a process of its own, one after the other: an assertion that fails is that
 // seed's failure, and what dead lives leave behind goes with it. Exit code 0 only when every seed
@@ -55,7 +55,7 @@ bool parse_number(const char* text, uint64_t* to) {
 
 int usage(const char* why) {
   std::fprintf(stderr,
-               "%s\nusage: npm run sim -- --seed N [--seeds M] [--verbose] [--bounds] "
+               "%s\nusage: npm run sim -- --seed N [--seeds M] [--verbose] [--bounds] [--strict] "
                "[--until-failure] [--mutation NAME] [--list-mutations]\n",
                why);
   return 2;
@@ -118,8 +118,9 @@ bool run_one(const Options& options, uint64_t seed, Sums* total) {
                 WTERMSIG(status), strsignal(WTERMSIG(status)));
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return true;
-  std::printf("  again: npm run sim -- --seed %llu --verbose%s%s%s\n",
+  std::printf("  again: npm run sim -- --seed %llu --verbose%s%s%s%s\n",
               static_cast<unsigned long long>(seed), options.run.check_bounds ? " --bounds" : "",
+              options.run.strict ? " --strict" : "",
               options.mutation.empty() ? "" : " --mutation ", options.mutation.c_str());
   return false;
 }
@@ -141,6 +142,8 @@ int main(int argc, char** argv) {
       options.run.verbose = true;
     } else if (option == "--bounds") {
       options.run.check_bounds = true;
+    } else if (option == "--strict") {
+      options.run.strict = true;
     } else if (option == "--until-failure") {
       options.until_failure = true;
     } else if (option == "--list-mutations") {

@@ -61,6 +61,7 @@ Req& Model::submit(uint16_t volume, block::Op op, uint64_t sector, uint64_t sect
   req.submitted_ns = machine_.now();
   req.passed = in_gap;
   req.after_lsn = answered_lsn_;
+  if (op == block::Op::kRead) reads_.insert(req.id);
   if (!req.changes()) return req;
   active_.push_back(req.id);
   for (uint64_t at = sector; at < sector + sectors; ++at) {
@@ -70,6 +71,8 @@ Req& Model::submit(uint16_t volume, block::Op op, uint64_t sector, uint64_t sect
       for (const Rec& rec : list) {
         if (rec.id != 0 && request(rec.id).flushed) sure = std::max(sure, request(rec.id).submitted);
       }
+      // A read on its way may still answer with what was there when it began.
+      if (!reads_.empty()) sure = std::min(sure, request(*reads_.begin()).submitted);
       std::erase_if(list, [&](const Rec& rec) {
         if (rec.id == 0) return sure != 0;
         return request(rec.id).completed != 0 && request(rec.id).completed < sure;
@@ -108,6 +111,7 @@ void Model::complete(uint64_t id, Outcome outcome, bool in_gap, bool promised_lo
     }
     return;
   }
+  reads_.erase(id);
   if (!req.changes()) return;
   std::erase(active_, id);
   answered_lsn_ = std::max(answered_lsn_, req.last_lsn);
@@ -133,6 +137,7 @@ void Model::process_ended() {
     requests_[id - 1].outcome = Outcome::kIoError;
   }
   active_.clear();
+  reads_.clear();
 }
 
 void Model::check_read(uint64_t id, const uint8_t* bytes) {
@@ -450,7 +455,21 @@ struct RegionBits {
 
 }  // namespace
 
+format::GroupRecord Model::read_record(const Disks& disks) const {
+  format::GroupRecord newest;
+  const std::vector<uint8_t> bytes = machine_.read_all(disks.record);
+  for (uint64_t at = 0; at + format::kGroupRecordSlotBytes <= bytes.size();
+       at += format::kGroupRecordSlotBytes) {
+    const auto slot =
+        format::decode_group_record({bytes.data() + at, format::kGroupRecordSlotBytes});
+    if (slot && slot->sequence >= newest.sequence) newest = *slot;
+  }
+  return newest;
+}
+
 void Model::check_regions(const Disks& disks, const char* where) {
+  const format::GroupRecord record = read_record(disks);
+  if (record.in_gap && record.resync_all) return;  // the region logs are not asked
   const auto tags = read_primaries(disks);
   for (uint16_t v = 0; v < tags.size(); ++v) {
     const RegionBits bits(machine_.read_all(disks.region_logs[v]), disks.group, v);

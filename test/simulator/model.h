@@ -67,6 +67,7 @@ class Model {
     std::vector<std::string> primaries;
     std::vector<std::string> folders;
     std::vector<std::string> region_logs;
+    std::string record;
     Uuid group;
   };
   /// The log on disk against everything known. Returns the last LSN before any hole or open gap.
@@ -74,6 +75,8 @@ class Model {
   /// Each sector of the primaries holds something that it may hold: after a power cut only what was
   /// flushed is sure, otherwise everything that was answered. `where` for the message.
   void check_primaries(const Disks& disks, bool power_cut, const char* where);
+  /// The group record as it stands on disk; all defaults when there is no good one.
+  [[nodiscard]] format::GroupRecord read_record(const Disks& disks) const;
   /// Where primary and log differ, the region logs on disk say dirty.
   void check_regions(const Disks& disks, const char* where);
   /// No gap is open: nothing answered is missing in the log, and the primaries equal it.
@@ -134,6 +137,7 @@ class Model {
   std::vector<Req> requests_;  // by id - 1
   std::vector<std::vector<uint64_t>> unflushed_;  // by volume: ids answered, not flushed
   std::vector<uint64_t> active_;                  // ids that change something, in flight
+  std::set<uint64_t> reads_;                      // ids of reads in flight
   std::vector<std::vector<std::vector<Rec>>> history_;  // by volume and sector
   std::map<uint64_t, Issued> issued_;
   uint64_t issue_next_ = 1;

@@ -39,6 +39,7 @@ class World {
     }
     for (const auto& device : setup_.devices) disks_.folders.push_back(device.folder);
     disks_.group = setup_.group;
+    disks_.record = Life::record_path();
   }
 
   SeedReport run() {
@@ -137,6 +138,16 @@ class World {
     return random_.percent(60) ? "/primary-" + std::to_string(random_.below(2)) : "/state";
   }
 
+  /// What the product cannot live with yet (README.md, "known"): left out unless asked for.
+  void soften(const std::string& root, Fault& fault) const {
+    if (options_.strict) return;
+    // A buffered primary whose sync failed has lost what the kernel forgot; a later sync that
+    // succeeds is believed.
+    if (root.starts_with("/primary") && !setup_.direct) fault.sync = false;
+    // A region log that cannot be written cannot be taken away either, and is believed later.
+    if (root == "/state") fault.write = fault.sync = fault.make_error = fault.short_write = false;
+  }
+
   void add_faults() {
     const uint64_t count = random_.between(1, 3);
     for (uint64_t i = 0; i < count; ++i) {
@@ -176,6 +187,7 @@ class World {
           }
           break;
       }
+      soften(root, fault);
       if (secondary && fault.read) model_->history_may_be_lost = true;
       say("fault on %s: read %d write %d sync %d make %d short %d slow %llu hang %d, error %d, from "
           "%.3f ms for %.3f ms, %u %%",
@@ -231,6 +243,7 @@ class World {
           fault.write = fault.sync = fault.make_error = !fault.read || random_.percent(50);
           fault.percent = random_.between(5, 100);
           const std::string root = random_root(false);
+          soften(root, fault);
           if (random_.percent(20)) {
             machine_.set_present(setup_.device_roots[0], false);
             model_->history_may_be_lost = true;
@@ -324,13 +337,23 @@ class World {
   /// Runs a guest; false when the process has died on the way.
   bool drive(Life& life, uint64_t requests) {
     const uint64_t depth = 1 + random_.below(random_.percent(30) ? 4 : 48);
+    uint64_t last_made = machine_.now();
     try {
       for (uint64_t made = 0; made < requests && !model_->failed();) {
         if (life.in_flight() < depth && random_.below(8) != 0) {
           random_request(life);
           ++made;
+          last_made = machine_.now();
         } else {
           life.run(random_.below(3) * 100'000);
+        }
+        if (machine_.now() - last_made > 2 * kBoundNs) {
+          say("the guest is stuck");
+          // Today nothing bounds the wait for a secondary that hangs.
+          if (life.process.hanging() == 0 || options_.check_bounds) {
+            model_->fail("the guest's requests do not end");
+          }
+          return true;
         }
         if (random_.below(400) == 0) step_wall_clock();
         if (random_.below(150) == 0 && life.process.hanging() == 0) check_quiet(life);
@@ -436,7 +459,11 @@ class World {
     }
     clean_ = true;
     ran_since_clean_ = false;
-    if (gap_lives_ == 0 && report_.gaps == 0) {
+    const format::GroupRecord record = model_->read_record(disks_);
+    if (record.in_gap) {
+      if (!faulty_ && !model_->gap_open()) model_->fail("a gap in closing without a reason: " + record.gap.reason);
+    } else {
+      if (!record.closed_cleanly) model_->fail("a clean close is not in the record");
       model_->check_log(disks_);
       model_->check_protected(disks_, "after a clean close");
     }

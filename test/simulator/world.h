@@ -14,6 +14,8 @@ struct SeedOptions {
   bool verbose = false;
   /// Checks that every guest request ends within its bound, whatever the secondary does.
   bool check_bounds = false;
+  /// Faults too that are known to break something (README.md).
+  bool strict = false;
 };
 
 struct SeedReport {
