@@ -279,14 +279,15 @@ void Life::request(uint16_t volume, block::Op op, uint64_t sector, uint64_t sect
   request.may_unmap = machine_.random.below(2) == 0;
   if (op == block::Op::kWrite || op == block::Op::kRead) {
     // Whole sectors, at any sector of memory, in up to four parts.
-    guest->memory.reset(static_cast<uint8_t*>(std::aligned_alloc(4096, align_up(sectors * 512, 4096))));
+    guest->memory.reset(
+        static_cast<uint8_t*>(std::aligned_alloc(4096, align_up(sectors * 512, 4096))));
     if (op == block::Op::kWrite) {
       for (uint64_t i = 0; i < sectors; ++i) fill_sector(req.id, i, guest->memory.get() + i * 512);
     }
     uint64_t at = 0;
     while (at < sectors) {
-      uint64_t part = guest->vectors.size() == 3 ? sectors - at
-                                                 : 1 + machine_.random.below(sectors - at);
+      uint64_t part =
+          guest->vectors.size() == 3 ? sectors - at : 1 + machine_.random.below(sectors - at);
       guest->vectors.push_back({guest->memory.get() + at * 512, part * 512});
       at += part;
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// npm run sim -- --seed N [--seeds M] [--verbose] [--bounds] [--strict] [--mutation NAME] [--list-mutations]
+// npm run sim -- --seed N [--seeds M] [--verbose] [--bounds] [--strict] [--mutation NAME]
+// [--list-mutations]
 //
 // Each seed runs in a process of its own, one after the other: an assertion that fails is that
 // seed's failure, and what dead lives leave behind goes with it. Exit code 0 only when every seed
@@ -120,8 +121,8 @@ bool run_one(const Options& options, uint64_t seed, Sums* total) {
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return true;
   std::printf("  again: npm run sim -- --seed %llu --verbose%s%s%s%s\n",
               static_cast<unsigned long long>(seed), options.run.check_bounds ? " --bounds" : "",
-              options.run.strict ? " --strict" : "",
-              options.mutation.empty() ? "" : " --mutation ", options.mutation.c_str());
+              options.run.strict ? " --strict" : "", options.mutation.empty() ? "" : " --mutation ",
+              options.mutation.c_str());
   return false;
 }
 
@@ -131,9 +132,7 @@ int main(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string_view option = argv[i];
-    const auto number = [&](uint64_t* to) {
-      return i + 1 < argc && parse_number(argv[++i], to);
-    };
+    const auto number = [&](uint64_t* to) { return i + 1 < argc && parse_number(argv[++i], to); };
     if (option == "--seed") {
       if (!number(&options.seed)) return usage("--seed wants a number");
     } else if (option == "--seeds") {
@@ -173,7 +172,8 @@ int main(int argc, char** argv) {
   const auto& v = total.values;
   const auto print = [](uint64_t value) { return static_cast<unsigned long long>(value); };
   std::printf(
-      "lives %llu, crashes %llu, power cuts %llu, openings cut short %llu, gaps %llu in %llu seeds, "
+      "lives %llu, crashes %llu, power cuts %llu, openings cut short %llu, gaps %llu in %llu "
+      "seeds, "
       "requests %llu, log entries %llu, writes redone %llu, late requests %llu\n",
       print(v[0]), print(v[1]), print(v[2]), print(v[3]), print(v[4]), print(v[9]), print(v[5]),
       print(v[6]), print(v[7]), print(v[8]));

@@ -67,12 +67,14 @@ Req& Model::submit(uint16_t volume, block::Op op, uint64_t sector, uint64_t sect
   for (uint64_t at = sector; at < sector + sectors; ++at) {
     std::vector<Rec>& list = history_[volume][at];
     if (list.size() >= 6) {
+      // A read on its way may still answer with what was there when it began.
+      const uint64_t before = reads_.empty() ? clock_ : request(*reads_.begin()).submitted;
       uint64_t sure = 0;
       for (const Rec& rec : list) {
-        if (rec.id != 0 && request(rec.id).flushed) sure = std::max(sure, request(rec.id).submitted);
+        if (rec.id == 0) continue;
+        const Req& write = request(rec.id);
+        if (write.flushed && write.completed < before) sure = std::max(sure, write.submitted);
       }
-      // A read on its way may still answer with what was there when it began.
-      if (!reads_.empty()) sure = std::min(sure, request(*reads_.begin()).submitted);
       std::erase_if(list, [&](const Rec& rec) {
         if (rec.id == 0) return sure != 0;
         return request(rec.id).completed != 0 && request(rec.id).completed < sure;
@@ -158,13 +160,13 @@ void Model::check_read(uint64_t id, const uint8_t* bytes) {
     }
     for (const Rec& rec : list) {
       if (rec.tag != tag) continue;
-      good = good || (rec.id == 0 ? sure == 0
-                                  : request(rec.id).completed == 0 ||
-                                        request(rec.id).completed > sure);
+      good = good ||
+             (rec.id == 0 ? sure == 0
+                          : request(rec.id).completed == 0 || request(rec.id).completed > sure);
     }
     if (!good) {
-      return fail("read " + std::to_string(id) + " got wrong data: " +
-                  describe(req.volume, req.sector + i, tag));
+      return fail("read " + std::to_string(id) +
+                  " got wrong data: " + describe(req.volume, req.sector + i, tag));
     }
   }
 }
@@ -374,8 +376,7 @@ bool Model::allowed(uint16_t volume, uint64_t sector, uint64_t tag, bool power_c
     if (rec.id == 0) continue;
     const Req& req = request(rec.id);
     const bool settled =
-        power_cut ? req.flushed
-                  : req.completed != 0 && !req.dead && req.outcome == Outcome::kOk;
+        power_cut ? req.flushed : req.completed != 0 && !req.dead && req.outcome == Outcome::kOk;
     if (settled) sure = std::max(sure, req.submitted);
   }
   return std::any_of(list.begin(), list.end(), [&](const Rec& rec) {
@@ -396,10 +397,13 @@ std::string Model::describe(uint16_t volume, uint64_t sector, uint64_t tag) cons
       continue;
     }
     const Req& req = request(rec.id);
-    all += " [request " + std::to_string(rec.id) + " op " + std::to_string(static_cast<int>(req.op)) +
-           " LSN " + std::to_string(req.first_lsn) + " clock " + std::to_string(req.submitted) +
-           ".." + std::to_string(req.completed) + (req.flushed ? " flushed" : "") +
-           (req.dead ? " dead" : req.completed != 0 && req.outcome != Outcome::kOk ? " failed" : "") +
+    all += " [request " + std::to_string(rec.id) + " op " +
+           std::to_string(static_cast<int>(req.op)) + " LSN " + std::to_string(req.first_lsn) +
+           " clock " + std::to_string(req.submitted) + ".." + std::to_string(req.completed) +
+           (req.flushed ? " flushed" : "") +
+           (req.dead                                            ? " dead"
+            : req.completed != 0 && req.outcome != Outcome::kOk ? " failed"
+                                                                : "") +
            (rec.tag == tag ? ": here]" : "]");
   }
   return text + "; of" + all;

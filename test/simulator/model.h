@@ -30,10 +30,10 @@ struct Req {
   uint64_t completed = 0;  // 0: not yet
   uint64_t submitted_ns = 0;
   block::Outcome outcome{};
-  bool dead = false;     // its process ended first
-  bool flushed = false;  // a later flush of its volume succeeded
-  bool tainted = false;  // a flush failed since: it may be lost whatever a later one says
-  bool passed = false;   // not logged, or not wholly: it met a gap
+  bool dead = false;       // its process ended first
+  bool flushed = false;    // a later flush of its volume succeeded
+  bool tainted = false;    // a flush failed since: it may be lost whatever a later one says
+  bool passed = false;     // not logged, or not wholly: it met a gap
   uint64_t after_lsn = 0;  // entries must be above this: of what was answered before
   uint64_t first_lsn = 0;
   uint64_t last_lsn = 0;
@@ -134,10 +134,10 @@ class Model {
   Machine& machine_;
   const std::vector<uint64_t> volume_sectors_;
   uint64_t clock_ = 0;
-  std::vector<Req> requests_;  // by id - 1
-  std::vector<std::vector<uint64_t>> unflushed_;  // by volume: ids answered, not flushed
-  std::vector<uint64_t> active_;                  // ids that change something, in flight
-  std::set<uint64_t> reads_;                      // ids of reads in flight
+  std::vector<Req> requests_;                           // by id - 1
+  std::vector<std::vector<uint64_t>> unflushed_;        // by volume: ids answered, not flushed
+  std::vector<uint64_t> active_;                        // ids that change something, in flight
+  std::set<uint64_t> reads_;                            // ids of reads in flight
   std::vector<std::vector<std::vector<Rec>>> history_;  // by volume and sector
   std::map<uint64_t, Issued> issued_;
   uint64_t issue_next_ = 1;
@@ -154,7 +154,7 @@ class Model {
   LogReader reader_;
   uint64_t replayed_lsn_ = 0;
   uint64_t replayed_time_ = 0;
-  std::vector<std::vector<uint64_t>> replay_;   // by volume: tags
+  std::vector<std::vector<uint64_t>> replay_;  // by volume: tags
   std::vector<std::vector<bool>> unknown_;
   std::set<std::string> labels_;
   std::vector<std::string> failures_;

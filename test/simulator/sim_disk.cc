@@ -385,7 +385,8 @@ std::vector<std::string> Machine::list(const std::string& path) const {
   std::vector<std::string> names;
   const int inode = find(path);
   if (inode < 0) return names;
-  for (const auto& [name, unused] : inodes_[static_cast<size_t>(inode)]->live) names.push_back(name);
+  for (const auto& [name, unused] : inodes_[static_cast<size_t>(inode)]->live)
+    names.push_back(name);
   return names;
 }
 
@@ -581,7 +582,8 @@ unsigned Process::reap(uint64_t wait_ns) {
   if (machine_.now() >= die_at_ns) throw ProcessDeath{};
   if (count != 0 || wait_ns == 0) return count;
   uint64_t next = machine_.now() + wait_ns;
-  if (!events_.empty()) next = std::min(next, std::max(events_.begin()->first.first, machine_.now()));
+  if (!events_.empty())
+    next = std::min(next, std::max(events_.begin()->first.first, machine_.now()));
   if (die_at_ns < next) {
     machine_.advance(die_at_ns - machine_.now());
     throw ProcessDeath{};
@@ -596,7 +598,8 @@ void Process::end() {
   machine_.trace.add("end of process");
   std::vector<uint64_t> order;
   for (const auto& [id, pending] : pending_) order.push_back(id);
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[machine_.random.below(i)]);
+  for (size_t i = order.size(); i > 1; --i)
+    std::swap(order[i - 1], order[machine_.random.below(i)]);
   for (const uint64_t id : order) {
     Pending& pending = pending_[id];
     const io::Op& op = *pending.op;
@@ -662,8 +665,8 @@ void Process::take_time(uint64_t ns) {
   }
 }
 
-Status Process::step(const char* operation, const std::string& path, int device,
-                     bool Fault::*kind, uint64_t bytes) {
+Status Process::step(const char* operation, const std::string& path, int device, bool Fault::*kind,
+                     uint64_t bytes) {
   EP_ASSERT(!ended_);
   machine_.trace.add(operation);
   machine_.trace.add(path);
@@ -713,8 +716,8 @@ Result<io::FileId> Process::open(const std::string& path, const io::OpenOptions&
     file.locked_by = id;
   }
   const DeviceSpec& spec = machine_.devices_[static_cast<size_t>(device)].spec;
-  machine_.open_[id] = {this,         inode, options.direct && spec.takes_direct,
-                        options.lock, options.read_only, path};
+  machine_.open_[id] = {
+      this, inode, options.direct && spec.takes_direct, options.lock, options.read_only, path};
   return id;
 }
 

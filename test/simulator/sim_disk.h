@@ -41,12 +41,12 @@ struct Fault {
   bool read = false;
   bool write = false;
   bool sync = false;
-  bool make_error = false;     // opening new files, space, directory calls
-  bool short_write = false;    // a write does less than it was asked for
-  uint32_t percent = 100;      // of the requests that match
-  int32_t error = 5;           // EIO; ENOSPC for a full device
-  uint64_t extra_ns = 0;       // slow: this much on top
-  bool hang = false;           // does not end before the process does
+  bool make_error = false;   // opening new files, space, directory calls
+  bool short_write = false;  // a write does less than it was asked for
+  uint32_t percent = 100;    // of the requests that match
+  int32_t error = 5;         // EIO; ENOSPC for a full device
+  uint64_t extra_ns = 0;     // slow: this much on top
+  bool hang = false;         // does not end before the process does
 };
 
 struct DeviceSpec {
@@ -94,13 +94,14 @@ class Machine {
   /// Changes with every change of the file, its name's owner included.
   [[nodiscard]] uint64_t version(const std::string& path) const;
   /// Calls back for every sector of [0, size) of a file.
-  void for_each_sector(const std::string& path,
-                       const std::function<void(uint64_t sector, const uint8_t* bytes)>& visit) const;
+  void for_each_sector(
+      const std::string& path,
+      const std::function<void(uint64_t sector, const uint8_t* bytes)>& visit) const;
 
   Rng random;
   Trace trace;
-  /// A sync of any file makes all names of its device durable too, as a journal does. Without it only
-  /// sync_directory does.
+  /// A sync of any file makes all names of its device durable too, as a journal does. Without it
+  /// only sync_directory does.
   bool names_with_any_sync = true;
 
  private:
@@ -212,8 +213,8 @@ class Machine {
   std::vector<Late> late_;
 };
 
-/// One process's view of the machine: its blocking calls, its ring, and its helper thread. Ends with
-/// end(); the object then only has to be kept until nothing refers to it.
+/// One process's view of the machine: its blocking calls, its ring, and its helper thread. Ends
+/// with end(); the object then only has to be kept until nothing refers to it.
 class Process final : public io::FileSystem, public io::Engine {
  public:
   static constexpr uint64_t kNever = ~uint64_t{0};
@@ -266,8 +267,8 @@ class Process final : public io::FileSystem, public io::Engine {
   struct Pending {
     io::Op* op = nullptr;
     bool effected = false;
-    int32_t result = 0;       // what it will answer, once known
-    int32_t failure = 0;      // decided when submitted
+    int32_t result = 0;   // what it will answer, once known
+    int32_t failure = 0;  // decided when submitted
     uint64_t shorten_to = kNever;
     Machine::SyncToken sync;
   };

@@ -189,7 +189,8 @@ class World {
       }
       soften(root, fault);
       if (secondary && fault.read) model_->history_may_be_lost = true;
-      say("fault on %s: read %d write %d sync %d make %d short %d slow %llu hang %d, error %d, from "
+      say("fault on %s: read %d write %d sync %d make %d short %d slow %llu hang %d, error %d, "
+          "from "
           "%.3f ms for %.3f ms, %u %%",
           root.c_str(), fault.read, fault.write, fault.sync, fault.make_error, fault.short_write,
           static_cast<unsigned long long>(fault.extra_ns), fault.hang, fault.error,
@@ -294,8 +295,8 @@ class World {
           life.record().gap.reason.c_str());
       model_->check_primaries(disks_, cut_, "after opening");
       if (!known_gap && !faulty_ && clean_) {
-        model_->fail(std::string("a gap after a clean close") + (cut_ ? " and a power cut: " : ": ") +
-                     life.record().gap.reason);
+        model_->fail(std::string("a gap after a clean close") +
+                     (cut_ ? " and a power cut: " : ": ") + life.record().gap.reason);
       } else if (!known_gap && !faulty_ && !lost_buffer_) {
         model_->fail("a gap without a reason: " + life.record().gap.reason);
       }
@@ -382,7 +383,8 @@ class World {
 
   void check_second_process() {
     Process other(machine_);
-    auto record = log::GroupRecordFile::open(other, Life::record_path(), setup_.group, kMillisecond);
+    auto record =
+        log::GroupRecordFile::open(other, Life::record_path(), setup_.group, kMillisecond);
     if (record) model_->fail("a second process has opened the group");
     record = Status(Code::kBusy, "closed");
     other.end();
@@ -461,7 +463,8 @@ class World {
     ran_since_clean_ = false;
     const format::GroupRecord record = model_->read_record(disks_);
     if (record.in_gap) {
-      if (!faulty_ && !model_->gap_open()) model_->fail("a gap in closing without a reason: " + record.gap.reason);
+      if (!faulty_ && !model_->gap_open())
+        model_->fail("a gap in closing without a reason: " + record.gap.reason);
     } else {
       if (!record.closed_cleanly) model_->fail("a clean close is not in the record");
       model_->check_log(disks_);
@@ -479,8 +482,8 @@ class World {
   SeedReport report_;
   bool faulty_ = false;
   bool cuts_ = false;
-  bool cut_ = false;          // the power went since the last opening that succeeded
-  bool clean_ = false;        // the last life was closed cleanly
+  bool cut_ = false;    // the power went since the last opening that succeeded
+  bool clean_ = false;  // the last life was closed cleanly
   bool lost_buffer_ = false;
   bool ran_since_clean_ = false;
   uint64_t gap_lives_ = 0;
@@ -489,6 +492,8 @@ class World {
 
 }  // namespace
 
-SeedReport run_seed(uint64_t seed, const SeedOptions& options) { return World(seed, options).run(); }
+SeedReport run_seed(uint64_t seed, const SeedOptions& options) {
+  return World(seed, options).run();
+}
 
 }  // namespace ep::sim
