@@ -276,7 +276,10 @@ class World {
       }
       ++report_.recoveries_interrupted;
       bury_dead(life);
-      if (cuts_ && random_.percent(20)) cut_power();
+      if (cuts_ && random_.percent(20)) {
+        cut_power();
+        clean_ = false;  // the new epoch may have begun, and with it the need for the buffer
+      }
       check_after_death();
       if (model_->failed()) return nullptr;
     }
