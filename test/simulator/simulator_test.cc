@@ -12,9 +12,9 @@ namespace ep::sim {
 namespace {
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr uint64_t kSeeds = 8;
+constexpr uint64_t kSeeds = 6;
 #else
-constexpr uint64_t kSeeds = 40;
+constexpr uint64_t kSeeds = 30;
 #endif
 
 TEST(Simulator, SeedsAreGreen) {
