@@ -231,11 +231,12 @@ void Model::issue(uint64_t lsn, const format::Entry& entry, const uint8_t* data)
   } else if (entry.type == EntryType::kDiscard || entry.type == EntryType::kWriteZeroes) {
     const auto op =
         entry.type == EntryType::kDiscard ? block::Op::kDiscard : block::Op::kWriteZeroes;
+    // A piece without data is a whole request here: volumes are small.
     for (const uint64_t id : active_) {
       Req& each = requests_[id - 1];
       if (each.op == op && each.volume == entry.volume &&
           each.sector + each.logged_sectors == entry.sector &&
-          each.logged_sectors + entry.sectors <= each.sectors) {
+          each.logged_sectors + entry.sectors == each.sectors) {
         req = &each;
         break;
       }
