@@ -39,6 +39,12 @@ Status UringDevice::prepare(const UringDeviceOptions& options) {
   if (!info) return info.status();
   if (options.create && info->size == 0 && !info->is_block_device) {
     EP_TRY(files_.truncate(file_, options.size_bytes));
+    // The size, and the name, must not go with the power: an empty primary is no primary.
+    EP_TRY(files_.sync(file_));
+    const size_t slash = options.path.find_last_of('/');
+    if (slash != std::string::npos && slash != 0) {
+      EP_TRY(files_.sync_directory(options.path.substr(0, slash)));
+    }
     info = files_.info(file_);
     if (!info) return info.status();
   }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/bytes.h"
+#include "base/limits.h"
 
 namespace ep::drl {
 
@@ -18,7 +19,6 @@ constexpr char kPageMagic[4] = {'E', 'P', 'D', 'P'};
 constexpr uint32_t kVersion = 1;
 constexpr uint32_t kBitsOffset = 32;
 constexpr uint32_t kRegionsPerPage = (kPageBytes - kBitsOffset) * 8;
-constexpr uint64_t kRegionBytesMin = 1024 * 1024;
 constexpr uint64_t kRegionsMax = 1u << 18;
 constexpr uint32_t kPagesPerCycle = 16;
 
@@ -53,7 +53,7 @@ RegionLog::~RegionLog() {
 }
 
 uint64_t RegionLog::region_bytes_for(uint64_t volume_bytes) {
-  uint64_t bytes = kRegionBytesMin;
+  uint64_t bytes = limits::kDirtyRegionBytesMin;
   while ((volume_bytes + bytes - 1) / bytes > kRegionsMax) bytes *= 2;
   return bytes;
 }

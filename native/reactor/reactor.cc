@@ -102,6 +102,7 @@ struct Reactor::Impl {
 
   // The rest belongs to the reactor's thread.
   bool adopted = false;
+  Offload offload;  // of who adopted it
   bool stopping = false;
   std::vector<std::function<void()>> running_tasks;
   std::vector<Poller*> pollers;  // nullptr: removed, swept after the pass
@@ -268,10 +269,11 @@ void Reactor::stop() {
   impl_->mailbox.wake_fd = -1;
 }
 
-void Reactor::adopt(io::Engine* engine) {
+void Reactor::adopt(io::Engine* engine, Offload offload) {
   EP_ASSERT(!impl_->thread.joinable());
   engine_ = engine;
   impl_->adopted = true;
+  impl_->offload = std::move(offload);
   impl_->owner.store(std::this_thread::get_id());
   const std::lock_guard guard(impl_->mailbox.mutex);
   impl_->mailbox.closed = false;
@@ -332,6 +334,10 @@ void Reactor::arm_timer(Timer* timer, uint64_t deadline_ns) {
 void Reactor::cancel_timer(Timer* timer) { impl_->timers.cancel(timer); }
 
 void Reactor::offload(std::function<void()> work, std::function<void()> done) {
+  if (impl_->offload) {
+    impl_->offload(std::move(work), std::move(done));
+    return;
+  }
   if (impl_->adopted) {
     post([work = std::move(work), done = std::move(done)] {
       work();

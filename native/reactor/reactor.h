@@ -70,10 +70,12 @@ class Reactor {
   /// posted after it is dropped. Not from the reactor's own thread; a second call does nothing.
   void stop();
 
+  /// What takes the helper thread's place in a simulation: runs `work`, then posts `done`.
+  using Offload = std::function<void(std::function<void()> work, std::function<void()> done)>;
   /// For simulations and tests: uses the caller's thread and engine; call run_once in a loop. There
-  /// is no helper thread (offload runs its work in the next pass) and no wake-up: a message from
-  /// another thread is seen when run_once looks.
-  void adopt(io::Engine* engine);
+  /// is no helper thread (offload runs its work in the next pass, unless `offload` takes it) and no
+  /// wake-up: a message from another thread is seen when run_once looks.
+  void adopt(io::Engine* engine, Offload offload = nullptr);
   /// One pass: mailbox, pollers, timers, completions; waits at most `wait_ns` when idle.
   /// Returns units of work done.
   unsigned run_once(uint64_t wait_ns);

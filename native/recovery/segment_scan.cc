@@ -314,6 +314,12 @@ SegmentScan scan_segments(io::FileSystem& file_system,
 Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64_t wall_ns) {
   auto file = file_system.open(segment.absolute_path, {.lock = true});
   if (!file) return file.status();
+  // What was scanned may be in the kernel's memory only. It is durable before the trailer stands: a
+  // recovery that dies here leaves a segment that the next one takes for sealed and safe.
+  if (const Status synced = file_system.sync(*file); !synced) {
+    file_system.close(*file);
+    return synced;
+  }
   const auto size =
       log::seal_segment_file(file_system, *file, segment.cursor.directory, segment.cursor.end,
                              segment.cursor.trailer(wall_ns, format::SealReason::kRecovery));

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// One process's run over the simulated machine: a group opened, driven by a guest, and closed or
+// killed. The composition "open a group" stands in life.cc alone; everything else of the simulator
+// knows a life by this page.
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block/uring_device.h"
+#include "drl/region_log.h"
+#include "log/group_record_file.h"
+#include "log/log_writer.h"
+#include "model.h"
+#include "recovery/open_group.h"
+#include "sim_disk.h"
+#include "split/splitter.h"
+
+namespace ep::sim {
+
+/// What does not change over a group's lives.
+struct GroupSetup {
+  Uuid group;
+  std::vector<uint64_t> volume_bytes;
+  std::vector<log::DeviceFolder> devices;
+  std::vector<std::string> device_roots;
+  uint64_t buffer_bytes = 0;
+  uint64_t segment_bytes = 0;
+  bool direct = true;
+};
+
+/// What outlives a process besides the machine's files.
+struct Surviving {
+  std::unique_ptr<nvram::MemoryRegion> region;  // tmpfs: gone with the power
+  std::string boot;
+  bool created = false;
+};
+
+/// How one life is run.
+struct LifeOptions {
+  split::Ack ack = split::Ack::kPrimary;
+  split::FlushMode flush = split::FlushMode::kBoth;
+  uint64_t clean_interval_ns = 0;
+  uint64_t write_after_ns = 0;
+  uint64_t seal_after_ns = 0;
+};
+
+class Life {
+ public:
+  Life(Machine& machine, Model& model, const GroupSetup& setup, Surviving& surviving,
+       const LifeOptions& options);
+  ~Life();
+
+  /// As a group is opened in service. Throws ProcessDeath where the process is to die.
+  Status open();
+  /// As a group is closed in service: everything must end.
+  Status close();
+  /// The process ends here; the object is kept (bury) but never used again.
+  void die();
+
+  void request(uint16_t volume, block::Op op, uint64_t sector, uint64_t sectors);
+  void marker(const std::string& label);
+  /// One pass of the reactor, waiting at most so long.
+  void run(uint64_t wait_ns);
+  /// Until nothing of the guest is in flight; false when that does not come.
+  bool drain();
+  /// Nothing is in flight anywhere in the group; false when that does not come.
+  bool settle();
+
+  [[nodiscard]] bool alive() const { return !ended_; }
+  [[nodiscard]] size_t in_flight() const { return flying_.size() + own_entries_; }
+  [[nodiscard]] bool in_gap() const { return splitter_->in_gap(); }
+  [[nodiscard]] const format::GroupRecord& record() const { return splitter_->record(); }
+  [[nodiscard]] uint64_t next_lsn() const { return outcome_.next_lsn; }
+  [[nodiscard]] uint64_t epoch() const { return outcome_.epoch; }
+  [[nodiscard]] const split::Counters& counters() const { return splitter_->counters(); }
+
+  Process process;
+  uint64_t redone = 0;
+  uint64_t slowest_ns = 0;  // of the guest's requests
+
+  static std::string primary_path(uint16_t volume);
+  static std::string region_log_path(uint16_t volume);
+  static std::string record_path();
+
+ private:
+  struct Guest;
+  Status open_group();
+  Status open_writer(const recovery::OpenInput& input);
+  void open_splitter();
+  void answered(Guest* guest);
+  template <typename Start>
+  bool wait(Start start);
+
+  Machine& machine_;
+  Model& model_;
+  const GroupSetup& setup_;
+  Surviving& surviving_;
+  LifeOptions options_;
+  reactor::Reactor reactor_;
+  recovery::OpenOutcome outcome_;
+  std::unique_ptr<log::GroupRecordFile> record_;
+  std::vector<std::unique_ptr<block::UringDevice>> primaries_;
+  std::vector<std::unique_ptr<drl::RegionLog>> regions_;
+  std::unique_ptr<log::LogWriter> writer_;
+  std::unique_ptr<split::Splitter> splitter_;
+  std::vector<block::Device*> fronts_;
+  std::map<uint64_t, std::unique_ptr<Guest>> flying_;
+  std::deque<std::unique_ptr<Guest>> answered_;
+  uint64_t own_entries_ = 0;
+  bool ended_ = false;
+};
+
+}  // namespace ep::sim
