@@ -132,6 +132,7 @@ class FileSystem {
   virtual Status zero(FileId file, uint64_t offset, uint64_t length) = 0;
   virtual Status truncate(FileId file, uint64_t size) = 0;
 
+  /// Durable when it returns.
   virtual Status make_directories(const std::string& path) = 0;
   /// Names without `.` and `..`, sorted; kNotFound when there is no such directory.
   virtual Result<std::vector<std::string>> list(const std::string& path) = 0;

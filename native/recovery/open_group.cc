@@ -231,6 +231,9 @@ class Opening {
     if (found.kind != Kind::kEntries ||
         (found.epoch != record_.epoch && found.epoch != record_.epoch + 1)) {
       open_gap("it was not closed cleanly and its log buffer is lost");
+      // Given up by a gap that the record does not know: then the dirty region logs may have failed
+      // with it.
+      record_.resync_all = record_.resync_all || found.kind == Kind::kRetired;
       return Status::ok();
     }
     LogBuffer buffer = found.from_mirror

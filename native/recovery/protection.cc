@@ -152,7 +152,10 @@ void Protection::gap_opened(const format::Gap& gap) {
 }
 
 void Protection::regions_failed(const Status& status) {
-  auto open = [this, message = status.message()] { splitter_->open_gap({.reason = message}); };
+  // What it says on disk may be older than what was written meanwhile, or be gone.
+  auto open = [this, message = status.message()] {
+    splitter_->open_gap({.reason = message, .resync_all = true});
+  };
   if (state_ == State::kOpening) {
     after_opening_.push_back(std::move(open));
   } else {

@@ -225,6 +225,11 @@ bool Splitter::start_piece(Parent* parent) {
 /// A request of which a part was logged before the gap opened is written again as a whole.
 void Splitter::pass_through(Parent* parent) {
   const Request& request = *parent->request;
+  if (refusing_) {
+    parent->next_offset = parent->length;
+    parent->outcome = Outcome::kIoError;
+    return;
+  }
   Piece* piece = take_piece();
   piece->parent = parent;
   piece->lsn = 0;
@@ -343,7 +348,9 @@ void Splitter::begin_flush(Parent* parent) {
   child.owner = parent;
   child.on_done = [](Request* done) {
     auto* flushed = static_cast<Parent*>(done->owner);
-    flushed->volume->splitter->piece_gone(flushed, done->outcome);
+    Splitter* self = flushed->volume->splitter;
+    if (done->outcome != Outcome::kOk) self->primary_unsynced(flushed->volume);
+    self->piece_gone(flushed, done->outcome);
   };
   parent->waits_for_flush_entry = true;
   flush_logged(parent);

@@ -248,6 +248,7 @@ class Splitter {
   void retry_overlap_waiters(Volume* volume);
 
   void on_clean_timer();
+  void primary_unsynced(Volume* volume);
   void clean(Volume* volume, std::function<void(block::Outcome)> done);
   void check_quiet();
 
@@ -288,7 +289,8 @@ class Splitter {
 
   GapState gap_state_ = GapState::kNone;
   std::function<void()> detached_;
-  uint64_t passing_ = 0;  // pieces without an entry
+  bool refusing_ = false;  // writes that nothing durable would tell of
+  uint64_t passing_ = 0;   // pieces without an entry
   unsigned record_saves_ = 0;
   std::string log_trouble_;
   ResyncRange* resync_ = nullptr;  // the one that runs

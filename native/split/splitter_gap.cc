@@ -88,6 +88,9 @@ void Splitter::open_gap(const GapWish& wish, std::function<void()> opened) {
     // When neither log nor record can be written: a retired buffer makes the next open find the
     // epoch unclean and its buffer lost, which is a gap as well. Still not a silent one.
     if (result < 0) ++counters_.log_errors;
+    // But for this: when the dirty regions are not to be trusted either, nothing says where the
+    // primary goes its own way.
+    refusing_ = result < 0 && record_.resync_all;
     if (gap_state_ == GapState::kOpening) gap_is_open();
     if (opened) opened();
   });

@@ -145,9 +145,22 @@ void Splitter::repair_end(Repair* repair) {
 
 void Splitter::on_clean_timer() {
   reactor_->arm_timer(&clean_timer_, reactor_->now_ns() + options_.clean_interval_ns);
+  if (refusing_) open_gap({.reason = record_.gap.reason, .resync_all = true});
   if (!logging()) return;
   for (const auto& volume : volumes_) {
     if (!volume->cleaning) clean(volume.get(), nullptr);
+  }
+}
+
+/// What a failed sync leaves behind nobody knows: the kernel may have dropped pages that were
+/// written, and the next sync says yes. History has what the primary may have lost, so what was
+/// written since it was last known as synced is compared again.
+void Splitter::primary_unsynced(Volume* volume) {
+  ++counters_.primary_errors;
+  volume->regions->uncover(false);
+  if (logging()) {
+    open_gap({.reason = "the primary of volume " + std::to_string(volume->number) +
+                        " could not be synced"});
   }
 }
 
@@ -173,6 +186,7 @@ void Splitter::clean(Volume* volume, std::function<void(Outcome)> done) {
     } else {
       synced->regions->cancel_clean();
     }
+    if (request->outcome != Outcome::kOk) self->primary_unsynced(synced);
     --self->in_flight_;
     const auto finished = std::move(synced->clean_done);
     synced->clean_done = nullptr;
@@ -200,7 +214,12 @@ void Splitter::checkpoint() {
     flush.owner = this;
     flush.on_done = [](Request* done) {
       auto* self = static_cast<Splitter*>(done->owner);
-      if (done->outcome != Outcome::kOk) self->checkpoint_failed_ = true;
+      if (done->outcome != Outcome::kOk) {
+        self->checkpoint_failed_ = true;
+        for (const auto& each : self->volumes_) {
+          if (&each->checkpoint_flush == done) self->primary_unsynced(each.get());
+        }
+      }
       if (--self->checkpoint_left_ != 0) return;
       self->checkpointing_ = false;
       if (!self->checkpoint_failed_) self->buffer_->set_checkpoint(self->checkpoint_lsn_);

@@ -17,6 +17,8 @@ namespace ep::volume {
 namespace {
 
 constexpr uint64_t kLockWaitNs = 60ull * 1'000'000'000;
+/// Whoever makes a group can be told at once that somebody else has its disk.
+constexpr uint64_t kLockWaitAtCreationNs = 3ull * 1'000'000'000;
 constexpr uint64_t kSealAtEndNs = 20ull * 1'000'000'000;
 
 std::string drl_path(const std::string& folder, uint16_t volume) {
@@ -139,7 +141,7 @@ Status Group::open_disks(bool create) {
     options.create = make;
     options.size_bytes = make ? config.size_bytes : 0;
     options.block_bytes = config.block_bytes;
-    options.lock_wait_ns = kLockWaitNs;
+    options.lock_wait_ns = create ? kLockWaitAtCreationNs : kLockWaitNs;
     if (make) made_.push_back(config.path);
     auto file = block::UringDevice::open(*environment_.file_system, environment_.reactor->engine(),
                                          options);
@@ -227,6 +229,8 @@ Status Group::recover(bool create) {
     disk->regions = std::move(*regions);
     disk->regions->attach(&environment_.reactor->engine());
   }
+  // Record and dirty region logs may have been made just now.
+  EP_TRY(files.sync_directory(folder_));
   environment_.reactor->call([this] {
     split::SplitterOptions modes;
     modes.ack = config_.modes.ack;
@@ -373,7 +377,9 @@ Status Group::close() {
   });
   last.primaries.clear();
   for (const auto& disk : disks_) {
-    const Status closed = disk->regions->close_cleanly();
+    Status closed = disk->regions->close_cleanly();
+    // Its times too: else the next open, after a power cut, would take it for changed.
+    if (closed) closed = environment_.file_system->sync(disk->file->file());
     if (status && !closed) status = closed;
     auto info = disk->file->info();
     if (info) {

@@ -110,6 +110,13 @@ export const HEADER_RULES: readonly HeaderRule[] = [
     reason: "the library's habits and traps stay behind one file",
   },
   {
+    name: 'libpmem',
+    header: /^libpmem\.h$/,
+    folder: 'nvram',
+    files: 1,
+    reason: 'persistent memory is one of three kinds of log buffer, and optional',
+  },
+  {
     name: 'dpdk',
     header: /^rte_/,
     folder: 'export',
