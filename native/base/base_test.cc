@@ -45,10 +45,10 @@ TEST(Status, ErrnosBecomeCodesAndKeepTheOperation) {
 
 TEST(Status, EveryCodeHasItsOwnName) {
   std::set<std::string> names;
-  for (int code = 0; code <= static_cast<int>(Code::kAlreadyExists); ++code) {
+  for (int code = 0; code <= static_cast<int>(Code::kConflict); ++code) {
     names.insert(code_name(static_cast<Code>(code)));
   }
-  EXPECT_EQ(names.size(), static_cast<size_t>(Code::kAlreadyExists) + 1);
+  EXPECT_EQ(names.size(), static_cast<size_t>(Code::kConflict) + 1);
   EXPECT_EQ(names.count("UNKNOWN"), 0u);
 }
 

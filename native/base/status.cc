@@ -35,6 +35,8 @@ const char* code_name(Code code) {
       return "CANCELLED";
     case Code::kAlreadyExists:
       return "ALREADY_EXISTS";
+    case Code::kConflict:
+      return "CONFLICT";
   }
   return "UNKNOWN";
 }

@@ -25,6 +25,7 @@ enum class Code : uint8_t {
   kUnsupported,
   kCancelled,
   kAlreadyExists,
+  kConflict,
 };
 
 /// The stable text of a code, as it appears in JavaScript's `error.code`.

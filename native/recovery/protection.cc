@@ -229,12 +229,16 @@ void Protection::resume(std::function<void(Status)> done) {
     return;
   }
   if (!paused()) {
-    done(Status::ok());
+    done(Status(Code::kConflict, "it is not paused"));
     return;
   }
   splitter_->end_pause([this, done = std::move(done)](const Status& status) {
     if (status && state_ == State::kWaiting) heal();
-    done(status);
+    if (state_ == State::kOpening) {
+      after_opening_.push_back([done] { done(Status::ok()); });
+    } else {
+      done(status);
+    }
   });
 }
 

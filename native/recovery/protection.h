@@ -74,7 +74,8 @@ class Protection {
 
   /// Stops protection until resume(): a gap, durable when `done` is called.
   void pause(std::function<void(Status)> done);
-  /// `done` when healing is under way, or nothing was paused.
+  /// `done` when the log was opened again, or could not be and is tried on. kConflict when it is
+  /// not paused.
   void resume(std::function<void(Status)> done);
 
   /// Ends whatever heals; `quiet` when nothing of it is under way. The log goes on.

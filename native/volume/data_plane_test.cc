@@ -122,8 +122,9 @@ TEST_F(DataPlaneTest, PauseAndResume) {
   ASSERT_TRUE(plane_->open_group(config_, false));
   EXPECT_EQ(plane_->status(config_.id)->state, GroupState::kPaused);
   ASSERT_TRUE(plane_->resume(config_.id));
+  EXPECT_NE(plane_->status(config_.id)->state, GroupState::kPaused);
   wait_until_protected();
-  ASSERT_TRUE(plane_->resume(config_.id));
+  EXPECT_EQ(plane_->resume(config_.id).code(), Code::kConflict);
   EXPECT_TRUE(plane_->add_marker(config_.id, "again", 0));
   ASSERT_TRUE(plane_->close_group(config_.id, false));
   ASSERT_TRUE(plane_->open_group(config_, false));
