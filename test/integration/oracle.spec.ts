@@ -227,8 +227,16 @@ class Oracle {
 describe('the entry types of the log', () => {
   it('are those that the model knows', () => {
     // A new type needs a word in the model, or the oracle would be blind to it.
-    expect(Object.keys(EntryType).sort()).toEqual(
-      ['discard', 'error', 'flush', 'gap', 'geometry', 'marker', 'unknown', 'write', 'writeZeroes'],
-    );
+    expect(Object.keys(EntryType).sort()).toEqual([
+      'discard',
+      'error',
+      'flush',
+      'gap',
+      'geometry',
+      'marker',
+      'unknown',
+      'write',
+      'writeZeroes',
+    ]);
   });
 });
