@@ -17,10 +17,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <future>
 #include <memory>
+#include <thread>
 
 #include "base/bytes.h"
 #include "io/lock_holder.h"
@@ -514,6 +517,32 @@ Result<SpaceInfo> PosixFileSystem::space(const std::string& path) {
   space.total_bytes = static_cast<uint64_t>(system.f_blocks) * system.f_frsize;
   space.free_bytes = static_cast<uint64_t>(system.f_bavail) * system.f_frsize;
   return space;
+}
+
+namespace {
+Status write_and_sync(const std::string& path) {
+  PosixFileSystem files;
+  auto file = files.open(path, {.create = true});
+  if (!file) return file.status();
+  const char text[] = "everpoint\n";
+  Status status = files.write(*file, 0, text, sizeof text - 1);
+  if (status) status = files.sync(*file);
+  files.close(*file);
+  const Status removed = files.remove(path);
+  return status ? removed : status;
+}
+}  // namespace
+
+Status probe_folder(const std::string& folder, uint64_t bound_ns) {
+  auto answer = std::make_shared<std::promise<Status>>();
+  std::future<Status> answered = answer->get_future();
+  const std::string path = folder + "/probe-" + std::to_string(getpid());
+  std::thread([path, answer] { answer->set_value(write_and_sync(path)); }).detach();
+  if (answered.wait_for(std::chrono::nanoseconds(bound_ns)) != std::future_status::ready) {
+    return Status(Code::kBusy, folder + " did not take a small write within " +
+                                   std::to_string(bound_ns / 1'000'000'000) + " s");
+  }
+  return answered.get();
 }
 
 }  // namespace ep::io

@@ -75,4 +75,9 @@ class PosixFileSystem final : public FileSystem {
   std::unordered_map<FileId, OpenFile> files_;
 };
 
+/// Whether a folder's file system takes a small write and a sync within `bound_ns`; kBusy when it
+/// has not by then. What hangs cannot be called back: the try is left behind on a thread of its
+/// own, and takes its file away again should it ever end. Real files only.
+Status probe_folder(const std::string& folder, uint64_t bound_ns);
+
 }  // namespace ep::io

@@ -187,5 +187,12 @@ TEST_F(PosixFileSystemTest, DirectoriesNamesAndSpace) {
   EXPECT_GT(space->free_bytes, 0u);
 }
 
+// What hangs is shown with a frozen file system, in test/devices.
+TEST_F(PosixFileSystemTest, ProbesAFolder) {
+  EXPECT_TRUE(probe_folder(root_, 10'000'000'000));
+  EXPECT_TRUE(files_.list(root_)->empty());
+  EXPECT_EQ(probe_folder(root_ + "/none", 10'000'000'000).code(), Code::kNotFound);
+}
+
 }  // namespace
 }  // namespace ep::io

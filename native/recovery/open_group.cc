@@ -2,6 +2,7 @@
 #include "recovery/open_group.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/limits.h"
 #include "log/batch.h"
@@ -103,9 +104,16 @@ class Opening {
     // A passing fault must not cost the history behind it.
     constexpr int kTries = 3;
     Status status;
+    devices_ = in_.devices;
+    for (const Uuid& hanging : in_.unanswering) {
+      std::erase_if(devices_,
+                    [&](const log::DeviceFolder& each) { return each.device == hanging; });
+      without_ = "device " + hanging.to_string() + " does not answer";
+    }
+    if (devices_.empty()) return Status(Code::kIoError, std::exchange(without_, {}));
     for (int i = 0; i < kTries; ++i) {
-      SegmentScan found = scan_segments(fs_, in_.devices, in_.group);
-      out_.devices = in_.devices;
+      SegmentScan found = scan_segments(fs_, devices_, in_.group);
+      out_.devices = devices_;
       if (found.problems.empty()) {
         segments_ = std::move(found.segments);
         return Status::ok();
@@ -491,6 +499,7 @@ class Opening {
   io::FileSystem& fs_;
   OpenOutcome out_;
   GroupRecord record_;
+  std::vector<log::DeviceFolder> devices_;  // those that answer; segments_ points into it
   std::vector<ScannedSegment> segments_;
   uint64_t log_last_ = 0;
   uint64_t last_epoch_ = 0;

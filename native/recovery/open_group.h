@@ -32,6 +32,8 @@ struct OpenInput {
   /// A group that is being made: nothing of it may exist yet.
   bool create = false;
   std::vector<log::DeviceFolder> devices;
+  /// Those of them that hang: not touched, for now.
+  std::vector<Uuid> unanswering;
   /// Already open and locked; their locks have waited for the I/O of a killed process.
   std::vector<PrimaryFile> primaries;
   log::GroupRecordFile* record = nullptr;

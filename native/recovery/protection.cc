@@ -36,6 +36,8 @@ Result<std::unique_ptr<Protection>> Protection::open(reactor::Reactor* reactor,
   made->opened_ = (*session)->outcome;
   made->epoch_ = made->opened_.epoch;
   made->options_.open.create = false;
+  // Later openings do not keep a guest waiting.
+  made->options_.open.unanswering.clear();
   if ((*session)->writer) made->session_ = std::move(*session);
   return made;
 }

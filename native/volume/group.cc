@@ -10,6 +10,7 @@
 #include "base/limits.h"
 #include "block/delay_device.h"
 #include "block/uring_device.h"
+#include "io/posix_file_system.h"
 #include "recovery/open_group.h"
 
 namespace ep::volume {
@@ -17,6 +18,7 @@ namespace ep::volume {
 namespace {
 
 constexpr uint64_t kLockWaitNs = 60ull * 1'000'000'000;
+constexpr uint64_t kProbeNs = 10ull * 1'000'000'000;
 /// Whoever makes a group can be told at once that somebody else has its disk.
 constexpr uint64_t kLockWaitAtCreationNs = 3ull * 1'000'000'000;
 constexpr uint64_t kSealAtEndNs = 20ull * 1'000'000'000;
@@ -189,6 +191,10 @@ Status Group::recover(bool create) {
     // made on what lies below.
     if (create) EP_TRY(files.make_directories(folder + "/log"));
     input.devices.push_back({device.id, folder});
+    // A device that hangs is a gap, not a guest without its disk.
+    if (!create && io::probe_folder(folder, kProbeNs).code() == Code::kBusy) {
+      input.unanswering.push_back(device.id);
+    }
   }
   for (const auto& disk : disks_) {
     auto info = disk->file->info();
