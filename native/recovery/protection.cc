@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/limits.h"
+#include "recovery/segment_scan.h"
 
 namespace ep::recovery {
 
@@ -195,7 +196,29 @@ void Protection::session_left() {
   // Not from inside the writer's own call.
   reactor_->post([this, left = std::shared_ptr<Session>(std::move(session_))] {});
   retry_ns_ = options_.retry_min_ns;
-  wait_to_heal(retry_ns_);
+  if (paused() && !stopping_) {
+    close_out_log();
+  } else {
+    wait_to_heal(retry_ns_);
+  }
+}
+
+/// Before a pause, which may be long: what was logged until it is sealed, so that it can be mapped
+/// and read. Without one the next opening does that.
+void Protection::close_out_log() {
+  state_ = State::kOpening;
+  auto segments = std::make_shared<std::vector<log::SegmentInfo>>();
+  reactor_->offload(
+      [this, segments, wall_ns = reactor_->engine().wall_ns()] {
+        const OpenInput& open = options_.open;
+        *segments = close_out(*open.file_system, open.devices, open.group, wall_ns);
+      },
+      [this, segments] {
+        events_.reopened(*segments);
+        wait_to_heal(retry_ns_);
+        const auto after = std::exchange(after_opening_, {});
+        for (const auto& task : after) task();
+      });
 }
 
 void Protection::wait_to_heal(uint64_t delay_ns) {

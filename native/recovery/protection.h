@@ -111,6 +111,7 @@ class Protection {
   void attach_session();
   void leave_session();
   void session_left();
+  void close_out_log();
   void wait_to_heal(uint64_t delay_ns);
   void heal();
   void healed_opening(Result<std::unique_ptr<Session>> opened);

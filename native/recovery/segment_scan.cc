@@ -330,4 +330,16 @@ Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64
   return Status::ok();
 }
 
+std::vector<log::SegmentInfo> close_out(io::FileSystem& file_system,
+                                        const std::vector<log::DeviceFolder>& devices,
+                                        const Uuid& group, uint64_t wall_ns) {
+  std::vector<log::SegmentInfo> list;
+  for (ScannedSegment& segment : scan_segments(file_system, devices, group).segments) {
+    if (segment.ignored || segment.info.entries == 0) continue;
+    if (!segment.info.sealed) (void)seal_scanned(file_system, segment, wall_ns).is_ok();
+    list.push_back(segment.info);
+  }
+  return list;
+}
+
 }  // namespace ep::recovery

@@ -56,4 +56,10 @@ SegmentScan scan_segments(io::FileSystem& file_system,
 /// Gives an unsealed segment its directory and trailer.
 Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64_t wall_ns);
 
+/// Blocking, when nobody writes the log any more: seals what is not sealed, as far as that can be
+/// done. All segments with entries, by number.
+std::vector<log::SegmentInfo> close_out(io::FileSystem& file_system,
+                                        const std::vector<log::DeviceFolder>& devices,
+                                        const Uuid& group, uint64_t wall_ns);
+
 }  // namespace ep::recovery

@@ -115,6 +115,11 @@ TEST_F(DataPlaneTest, PauseAndResume) {
   EXPECT_EQ(status->state, GroupState::kPaused);
   EXPECT_FALSE(status->reason.empty());
   EXPECT_EQ(plane_->add_marker(config_.id, "never", 0).status().code(), Code::kBusy);
+  // What was logged before it can be read.
+  for (int i = 0; i < 500 && plane_->segments(config_.id, 0)->empty(); ++i) usleep(10'000);
+  ASSERT_EQ(plane_->segments(config_.id, 0)->size(), 1u);
+  EXPECT_TRUE(plane_->segments(config_.id, 0)->front().sealed);
+  EXPECT_EQ(plane_->segments(config_.id, 0)->front().last_lsn, 2u);
   EXPECT_EQ(plane_->seal(config_.id).status().code(), Code::kBusy);
   ASSERT_TRUE(plane_->pause(config_.id));
   // A pause lasts over a restart.
