@@ -17,7 +17,7 @@ constexpr uint64_t kSlotsPerPage = kPageBytes / kSlotBytes;
 /// Bounds of one commit: a burst of many small entries becomes several.
 constexpr uint64_t kSlotPagesMax = 32;
 constexpr uint64_t kEntriesMax = (kSlotPagesMax - 2) * kSlotsPerPage;
-constexpr uint64_t kDataBytesTarget = 4 * 1024 * 1024;
+constexpr uint64_t kDataBytesTarget = limits::kBufferDataBytesMin / 4;
 constexpr uint64_t kDataBytesMax = kDataBytesTarget + limits::kEntryDataBytesMax;
 constexpr uint64_t kWriteBytesMax = 1024 * 1024;
 /// Slots and data may both go around the ring's end, and each piece may end in a short write.

@@ -89,6 +89,10 @@ class Protection {
     return session_ ? &*session_->outcome.buffer : nullptr;
   }
   [[nodiscard]] uint64_t epoch() const { return epoch_; }
+  /// With which LSN the running epoch began.
+  [[nodiscard]] uint64_t epoch_first_lsn() const {
+    return session_ ? session_->outcome.next_lsn : opened_.next_lsn;
+  }
   [[nodiscard]] uint64_t resync_left_bytes() const;
   [[nodiscard]] uint64_t resync_total_bytes() const { return resync_total_bytes_; }
   [[nodiscard]] bool paused() const { return splitter_->record().paused; }

@@ -15,6 +15,16 @@ constexpr uint64_t kPassesMax = 400'000;
 constexpr uint64_t kPassNs = 1'000'000;
 }  // namespace
 
+namespace {
+/// A region whose memory is the machine's.
+struct BorrowedRegion : nvram::Region {
+  explicit BorrowedRegion(const nvram::Region& lender) {
+    base_ = lender.base();
+    size_ = lender.size();
+  }
+};
+}  // namespace
+
 /// One request of the guest and its memory.
 struct Life::Guest {
   Life* life = nullptr;
@@ -72,8 +82,6 @@ Status Life::open_group() {
       for (std::string at = folder; !at.empty(); at.erase(at.find_last_of('/'))) {
         EP_TRY(process.sync_directory(at));
       }
-    } else if (!process.list(setup_.devices[i].folder)) {
-      input.log_missing = "device " + setup_.device_roots[i] + " is not there";
     }
     input.devices.push_back(setup_.devices[i]);
   }
@@ -93,16 +101,36 @@ Status Life::open_group() {
     input.primaries.push_back(
         {volume, primaries_.back()->file(), {info->size, info->mtime_ns, info->ctime_ns}});
   }
+  nvram::BufferStoreOptions store;
+  store.group = setup_.group;
+  store.boot = surviving_.boot;
+  store.file_system = &process;
+  auto store_opened =
+      nvram::BufferStore::for_region(store, std::make_unique<BorrowedRegion>(*surviving_.region));
+  if (!store_opened) return store_opened.status();
+  store_ = std::move(*store_opened);
   input.record = record_.get();
-  input.region = surviving_.region.get();
+  input.store = store_.get();
   input.boot = surviving_.boot;
   input.wall_ns = machine_.wall();
   input.segment_bytes = setup_.segment_bytes;
-  auto opened = recovery::open_group(input);
+  recovery::ProtectionOptions options;
+  options.open = input;
+  options.log.seal_after_ns = options_.seal_after_ns;
+  options.log.write_after_ns = options_.write_after_ns;
+  options.retry_min_ns = options_.retry_ns;
+  options.retry_max_ns = 8 * options_.retry_ns;
+  options.resync_step_bytes = 64 * 1024;
+  auto opened = recovery::Protection::open(
+      &reactor_, options,
+      recovery::Protection::Events{
+          .sealed = [](const log::SegmentInfo&) {},
+          .reopened = [](const std::vector<log::SegmentInfo>&) {},
+          .gap =
+              [this](const format::Gap& gap) { ++(gap.to_lsn == 0 ? gaps_opened : gaps_healed); }});
   if (!opened) return opened.status();
-  outcome_ = std::move(*opened);
-  redone = outcome_.writes_redone;
-  model_.begin_epoch(outcome_.epoch, outcome_.next_lsn);
+  protection_ = std::move(*opened);
+  redone = protection_->opened().writes_redone;
   for (uint16_t volume = 0; volume < setup_.volume_bytes.size(); ++volume) {
     auto regions = drl::RegionLog::open(process, region_log_path(volume), setup_.group, volume,
                                         primaries_[volume]->geometry().size_bytes, input.create);
@@ -110,44 +138,8 @@ Status Life::open_group() {
     regions_.push_back(std::move(*regions));
     regions_.back()->attach(&process);
   }
-  if (outcome_.buffer) EP_TRY(open_writer(input));
   open_splitter();
-  return Status::ok();
-}
-
-Status Life::open_writer(const recovery::OpenInput& input) {
-  log::LogWriterOptions options;
-  options.group = setup_.group;
-  options.epoch = outcome_.epoch;
-  options.segment_bytes = setup_.segment_bytes;
-  options.seal_after_ns = options_.seal_after_ns;
-  options.write_after_ns = options_.write_after_ns;
-  options.devices = setup_.devices;
-  options.next_segment = outcome_.next_segment;
-  options.first_wall_ns = input.wall_ns;
-  writer_ = std::make_unique<log::LogWriter>(
-      &reactor_, &process, &*outcome_.buffer, options,
-      log::LogWriter::Events{.durable =
-                                 [this](uint64_t lsn) {
-                                   model_.log_durable(lsn, splitter_->in_gap());
-                                   splitter_->log_durable(lsn);
-                                 },
-                             .sealed = [](const log::SegmentInfo&) {},
-                             .failed = [this](const Status& why) { splitter_->log_failed(why); }});
-  const Status prepared = writer_->prepare();
-  if (prepared || input.create) return prepared;
-  // As volume::Group does: history ends here, the guest is served.
-  writer_.reset();
-  format::GroupRecord record = record_->current();
-  record.in_gap = true;
-  record.last_lsn = outcome_.next_lsn - 1;
-  record.gap = {};
-  record.gap.from_lsn = outcome_.next_lsn - 1;
-  record.gap.from_ns = outcome_.last_time_ns;
-  record.gap.reason = prepared.message();
-  EP_TRY(record_->save(record));
-  outcome_.buffer->retire();
-  outcome_.buffer.reset();
+  look();
   return Status::ok();
 }
 
@@ -155,17 +147,53 @@ void Life::open_splitter() {
   split::SplitterOptions options;
   options.ack = options_.ack;
   options.flush = options_.flush;
-  options.last_time_ns = outcome_.last_time_ns;
+  options.on_log_pressure = options_.on_log_pressure;
+  options.throttle_max_ns = options_.throttle_max_ns;
   options.clean_interval_ns = options_.clean_interval_ns;
   splitter_ = std::make_unique<split::Splitter>(
-      &reactor_, outcome_.buffer ? &*outcome_.buffer : nullptr, writer_.get(), record_.get(),
-      options, split::Splitter::Events{.gap = [](const format::Gap&) {}});
+      &reactor_, record_.get(), options,
+      split::Splitter::Events{
+          .gap = [this](const format::Gap& gap) { protection_->gap_opened(gap); }});
+  std::vector<recovery::Protection::Volume> volumes;
   for (uint16_t volume = 0; volume < setup_.volume_bytes.size(); ++volume) {
     fronts_.push_back(
         splitter_->add_volume(volume, primaries_[volume].get(), regions_[volume].get()));
-    regions_[volume]->on_failed = [this](const Status& why) { splitter_->open_gap(why.message()); };
+    regions_[volume]->on_failed = [this](const Status& why) { protection_->regions_failed(why); };
+    volumes.push_back({volume, primaries_[volume]->geometry().size_bytes, regions_[volume].get()});
   }
   splitter_->start();
+  protection_->start(splitter_.get(), std::move(volumes));
+}
+
+/// Tells the model what has changed since the last look.
+void Life::look() {
+  if (!protection_ || !splitter_) return;
+  if (protection_->epoch() != epoch_seen_) {
+    epoch_seen_ = protection_->epoch();
+    durable_seen_ = protection_->epoch_first_lsn() - 1;
+    model_.begin_epoch(epoch_seen_, protection_->epoch_first_lsn());
+  }
+  if (const nvram::LogBuffer* buffer = protection_->buffer()) model_.observe(*buffer);
+  if (log::LogWriter* writer = protection_->writer();
+      writer != nullptr && writer->durable_lsn() > durable_seen_) {
+    durable_seen_ = writer->durable_lsn();
+    model_.log_durable(durable_seen_, splitter_->in_gap());
+  } else if (writer != nullptr && !splitter_->in_gap()) {
+    model_.log_promised(writer->durable_lsn());
+  }
+}
+
+bool Life::heal() {
+  for (uint64_t i = 0; i < kPassesMax && splitter_->in_gap(); ++i) run(kPassNs);
+  return !splitter_->in_gap();
+}
+
+void Life::pause() {
+  protection_->pause([](const Status&) {});
+}
+
+void Life::resume() {
+  protection_->resume([](const Status&) {});
 }
 
 bool Life::settle() {
@@ -177,17 +205,20 @@ bool Life::settle() {
 
 Status Life::close() {
   if (!drain()) return Status(Code::kBusy, "the guest's requests do not end");
+  if (!wait([&](std::function<void()> done) { protection_->stop_healing(std::move(done)); })) {
+    return Status(Code::kBusy, "healing never stops");
+  }
   if (!wait([&](std::function<void()> done) { splitter_->quiesce(std::move(done)); })) {
     return Status(Code::kBusy, "the splitter is never quiet");
   }
   Status status;
-  if (writer_ && !splitter_->in_gap()) {
+  if (!splitter_->in_gap()) {
     const bool ended = wait([&](std::function<void()> done) {
-      writer_->seal(splitter_->last_lsn(), format::SealReason::kClose,
-                    [&status, done](const Status& sealed, uint64_t) {
-                      status = sealed;
-                      done();
-                    });
+      protection_->writer()->seal(splitter_->last_lsn(), format::SealReason::kClose,
+                                  [&status, done](const Status& sealed, uint64_t) {
+                                    status = sealed;
+                                    done();
+                                  });
     });
     if (!ended) return Status(Code::kBusy, "the log is never sealed");
   }
@@ -208,7 +239,6 @@ Status Life::close() {
   for (uint64_t i = 0; i < kPassesMax && !idle(); ++i) run(kPassNs);
   if (!idle()) return Status(Code::kBusy, "the state files are never idle");
   format::GroupRecord last = splitter_->record();
-  const bool gap = splitter_->in_gap();
   last.last_lsn = splitter_->last_lsn();
   last.last_time_ns = splitter_->last_time_ns();
   last.closed_cleanly = true;
@@ -223,12 +253,13 @@ Status Life::close() {
     if (!info) return info.status();
     last.primaries.push_back({volume, {info->size, info->mtime_ns, info->ctime_ns}});
   }
-  if (status && !gap) status = record_->save(last);
-  if (writer_ && !wait([&](std::function<void()> done) { writer_->stop(std::move(done)); })) {
+  if (status) status = record_->save(last);
+  if (!wait([&](std::function<void()> done) { protection_->stop_log(std::move(done)); })) {
     return Status(Code::kBusy, "the log writer never stops");
   }
   splitter_.reset();
-  writer_.reset();
+  protection_.reset();
+  store_.reset();
   regions_.clear();
   primaries_.clear();
   record_.reset();
@@ -238,7 +269,7 @@ Status Life::close() {
 }
 
 void Life::die() {
-  if (outcome_.buffer) model_.observe(*outcome_.buffer);
+  look();
   process.end();
   model_.process_ended();
   // The guest's memory goes with it; the rest of the dead is only kept reachable.
@@ -251,7 +282,7 @@ void Life::die() {
 
 void Life::run(uint64_t wait_ns) {
   reactor_.run_once(wait_ns);
-  if (outcome_.buffer) model_.observe(*outcome_.buffer);
+  look();
 }
 
 bool Life::drain() {
@@ -306,7 +337,7 @@ void Life::request(uint16_t volume, block::Op op, uint64_t sector, uint64_t sect
 
 void Life::answered(Guest* guest) {
   const uint64_t id = guest->id;
-  if (outcome_.buffer) model_.observe(*outcome_.buffer);
+  look();
   const Req& req = model_.request(id);
   const Outcome outcome = guest->request.outcome;
   if (req.op == block::Op::kRead && outcome == Outcome::kOk) {
@@ -332,6 +363,7 @@ void Life::marker(const std::string& label) {
   splitter_->append_durable(entry, payload,
                             [this, label](const Status& status, uint64_t lsn, uint64_t) {
                               --own_entries_;
+                              look();
                               if (status) model_.marker_durable(label, lsn);
                             });
 }

@@ -18,7 +18,7 @@
 #include "log/group_record_file.h"
 #include "log/log_writer.h"
 #include "model.h"
-#include "recovery/open_group.h"
+#include "recovery/protection.h"
 #include "sim_disk.h"
 #include "split/splitter.h"
 
@@ -49,6 +49,9 @@ struct LifeOptions {
   uint64_t clean_interval_ns = 0;
   uint64_t write_after_ns = 0;
   uint64_t seal_after_ns = 0;
+  split::LogPressure on_log_pressure = split::LogPressure::kThrottle;
+  uint64_t throttle_max_ns = 0;
+  uint64_t retry_ns = 0;
 };
 
 class Life {
@@ -76,14 +79,20 @@ class Life {
   [[nodiscard]] bool alive() const { return !ended_; }
   [[nodiscard]] size_t in_flight() const { return flying_.size() + own_entries_; }
   [[nodiscard]] bool in_gap() const { return splitter_->in_gap(); }
+  /// Until protection is whole; false when that does not come.
+  bool heal();
+  void pause();
+  void resume();
   [[nodiscard]] const format::GroupRecord& record() const { return splitter_->record(); }
-  [[nodiscard]] uint64_t next_lsn() const { return outcome_.next_lsn; }
-  [[nodiscard]] uint64_t epoch() const { return outcome_.epoch; }
+  [[nodiscard]] uint64_t next_lsn() const { return protection_->opened().next_lsn; }
+  [[nodiscard]] uint64_t epoch() const { return protection_->opened().epoch; }
   [[nodiscard]] const split::Counters& counters() const { return splitter_->counters(); }
 
   Process process;
   uint64_t redone = 0;
   uint64_t slowest_ns = 0;  // of the guest's requests
+  uint64_t gaps_opened = 0;
+  uint64_t gaps_healed = 0;
 
   static std::string primary_path(uint16_t volume);
   static std::string region_log_path(uint16_t volume);
@@ -92,9 +101,9 @@ class Life {
  private:
   struct Guest;
   Status open_group();
-  Status open_writer(const recovery::OpenInput& input);
   void open_splitter();
   void answered(Guest* guest);
+  void look();
   template <typename Start>
   bool wait(Start start);
 
@@ -104,11 +113,13 @@ class Life {
   Surviving& surviving_;
   LifeOptions options_;
   reactor::Reactor reactor_;
-  recovery::OpenOutcome outcome_;
+  uint64_t epoch_seen_ = 0;
+  uint64_t durable_seen_ = 0;
   std::unique_ptr<log::GroupRecordFile> record_;
   std::vector<std::unique_ptr<block::UringDevice>> primaries_;
   std::vector<std::unique_ptr<drl::RegionLog>> regions_;
-  std::unique_ptr<log::LogWriter> writer_;
+  std::unique_ptr<nvram::BufferStore> store_;
+  std::unique_ptr<recovery::Protection> protection_;
   std::unique_ptr<split::Splitter> splitter_;
   std::vector<block::Device*> fronts_;
   std::map<uint64_t, std::unique_ptr<Guest>> flying_;

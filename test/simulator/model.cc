@@ -188,6 +188,8 @@ void Model::begin_epoch(uint64_t epoch, uint64_t next_lsn) {
          std::to_string(issued_.rbegin()->first) + " was taken already");
   }
   issue_next_ = next_lsn;
+  // What was lost with a buffer had times too; only those that stand in the log count (check_log).
+  last_issue_time_ = 0;
 }
 
 void Model::observe(const nvram::LogBuffer& buffer) {
@@ -228,7 +230,8 @@ void Model::issue(uint64_t lsn, const format::Entry& entry, const uint8_t* data)
         break;
       }
     }
-  } else if (entry.type == EntryType::kDiscard || entry.type == EntryType::kWriteZeroes) {
+  } else if (entry.flags == 0 &&
+             (entry.type == EntryType::kDiscard || entry.type == EntryType::kWriteZeroes)) {
     const auto op =
         entry.type == EntryType::kDiscard ? block::Op::kDiscard : block::Op::kWriteZeroes;
     // A piece without data is a whole request here: volumes are small.
@@ -322,9 +325,9 @@ uint64_t Model::check_log(const Disks& disks) {
       if (!in_gap) reach = last;
     }
   }
-  if (reach < replayed_lsn_) {
+  if (last < applied_lsn_) {
     // A tail that was never durable went with the power. From the start again.
-    replayed_lsn_ = 0;
+    applied_lsn_ = 0;
     labels_.clear();
     for (size_t v = 0; v < replay_.size(); ++v) {
       std::fill(replay_[v].begin(), replay_[v].end(), 0);
@@ -335,9 +338,9 @@ uint64_t Model::check_log(const Disks& disks) {
     const auto known = issued_.find(read->lsn);
     if (known == issued_.end()) {
       const EntryType type = read->entry.type;
-      const bool own = (type == EntryType::kWrite && read->entry.flags != 0) ||
-                       type == EntryType::kUnknown || type == EntryType::kError ||
-                       type == EntryType::kGap || type == EntryType::kGeometry;
+      const bool own = read->entry.flags != 0 || type == EntryType::kUnknown ||
+                       type == EntryType::kError || type == EntryType::kGap ||
+                       type == EntryType::kGeometry;
       if (!own) {
         fail("LSN " + std::to_string(read->lsn) + " stands in the log, but nobody logged it");
       }
@@ -346,8 +349,9 @@ uint64_t Model::check_log(const Disks& disks) {
       fail("LSN " + std::to_string(read->lsn) + " stands in the log with another content than " +
            "it was given");
     }
-    if (read->lsn > replayed_lsn_ && read->lsn <= reach) apply(*read);
+    if (read->lsn > applied_lsn_) apply(*read);
   }
+  applied_lsn_ = last;
   replayed_lsn_ = reach;
   if (reach < promised_lsn_ && !history_may_be_lost && !in_gap) {
     fail("the log ends at LSN " + std::to_string(reach) + ", but it was durable to " +
@@ -482,7 +486,7 @@ void Model::check_regions(const Disks& disks, const char* where) {
       if (unknown_[v][sector] || tags[v][sector] == replay_[v][sector]) continue;
       if (!bits.dirty(sector * 512)) {
         return fail(std::string(where) + ": a clean region differs from the log up to LSN " +
-                    std::to_string(replayed_lsn_) + ": " + describe(v, sector, tags[v][sector]));
+                    std::to_string(applied_lsn_) + ": " + describe(v, sector, tags[v][sector]));
       }
       const uint64_t step = std::max<uint64_t>(bits.region_bytes, 512) / 512;
       sector = (sector / step + 1) * step - 1;  // the rest of the region is dirty as well

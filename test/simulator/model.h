@@ -5,6 +5,7 @@
 // with what; every entry that was put into the log buffer; everything that was promised durable.
 // Checks say what is wrong in words; the first thing found fails the seed.
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -57,6 +58,8 @@ class Model {
   void observe(const nvram::LogBuffer& buffer);
   /// The log says so; in a gap that is being opened it is no promise any more.
   void log_durable(uint64_t lsn, bool in_gap);
+  /// No gap is open (any more): what is durable counts.
+  void log_promised(uint64_t lsn) { promised_lsn_ = std::max(promised_lsn_, lsn); }
   void marker_durable(const std::string& label, uint64_t lsn);
   void process_ended();
   /// A read's data, when it is answered.
@@ -150,9 +153,11 @@ class Model {
   format::Gap gap_;
   uint64_t epoch_ = 0;
 
-  // The log replayed, as far as it goes.
+  // The log replayed, as far as it goes: also into a gap that is open, where what was resynced may
+  // be clean already.
   LogReader reader_;
-  uint64_t replayed_lsn_ = 0;
+  uint64_t applied_lsn_ = 0;
+  uint64_t replayed_lsn_ = 0;  // the last one outside an open gap
   uint64_t replayed_time_ = 0;
   std::vector<std::vector<uint64_t>> replay_;  // by volume: tags
   std::vector<std::vector<bool>> unknown_;
