@@ -141,9 +141,10 @@ class Opening {
   /// gap goes on after a jump, and its first entry says so.
   Status scan() {
     EP_TRY(read_log());
+    // Numbers that an absent device may have used are not used again: it is not that far ahead.
+    const uint64_t ahead = without_.empty() ? 1 : 65'536;
+    out_.next_segment = ahead;
     for (const ScannedSegment& segment : segments_) {
-      // Numbers that an absent device may have used are not used again: it is not that far ahead.
-      const uint64_t ahead = without_.empty() ? 1 : 65'536;
       out_.next_segment = std::max(out_.next_segment, segment.info.segment + ahead);
       if (segment.info.entries == 0) continue;
       last_epoch_ = std::max(last_epoch_, segment.info.epoch);
@@ -172,9 +173,9 @@ class Opening {
 
   /// The log cannot be read: what is known of its end without it.
   void assume_log_end() {
+    out_.last_time_ns = std::max(out_.last_time_ns, record_.last_time_ns);
     if (record_.closed_cleanly) {
       log_last_ = std::max(log_last_, record_.last_lsn);
-      out_.last_time_ns = std::max(out_.last_time_ns, record_.last_time_ns);
       return;
     }
     if (in_.store == nullptr) return;
@@ -486,6 +487,9 @@ class Opening {
       record_.reserved_lsn =
           std::max(record_.reserved_lsn, out_.next_lsn + limits::kLsnReserveStep);
     }
+    // Times only rise, also where the entries that had them are lost.
+    out_.last_time_ns = std::max({out_.last_time_ns, record_.last_time_ns, record_.gap.from_ns});
+    record_.last_time_ns = out_.last_time_ns;
     record_.epoch = out_.epoch;
     record_.closed_cleanly = false;
     record_.primaries.clear();

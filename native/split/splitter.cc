@@ -607,6 +607,7 @@ void Splitter::reserve_lsns() {
 void Splitter::save_record(std::function<void(int32_t)> done) {
   ++in_flight_;
   ++record_saves_;
+  record_.last_time_ns = last_time_ns_;
   record_file_->save_async(reactor_->engine(), record_,
                            [this, done = std::move(done)](int32_t result) {
                              --record_saves_;
