@@ -180,9 +180,13 @@ class Opening {
     }
     if (in_.store == nullptr) return;
     const LogBuffer::Found found = LogBuffer::inspect(*in_.store->region(), in_.group, in_.boot);
+    if (found.kind != LogBuffer::Found::Kind::kEntries) return;
+    const LogBuffer buffer = LogBuffer::attach(in_.store->region(), found);
+    if (buffer.head() > buffer.tail()) {
+      out_.last_time_ns = std::max(out_.last_time_ns, buffer.at(buffer.head() - 1).entry.time_ns);
+    }
     // What has left the buffer is durable.
-    if (found.kind == LogBuffer::Found::Kind::kEntries)
-      log_last_ = std::max(log_last_, found.tail_lsn - 1);
+    log_last_ = std::max(log_last_, buffer.tail() - 1);
   }
 
   void know_gap_start() {
@@ -265,6 +269,8 @@ class Opening {
       return Status::ok();
     }
     Status logged = drop_after_hole();
+    // First, and durably: what is appended behind must never be there without it.
+    if (logged) logged = seal_entries();
     if (logged && buffer.head() > log_last_ + 1) logged = append_to_log(buffer, log_last_ + 1);
     if (!logged) {
       // What was answered stands on the primaries already (a write is answered after them at the
@@ -444,6 +450,14 @@ class Opening {
   }
 
   /// Goes through all of them whatever happens to one, so that what can be read is known.
+  Status seal_entries() {
+    for (ScannedSegment& segment : segments_) {
+      if (segment.ignored || segment.info.entries == 0 || segment.info.sealed) continue;
+      EP_TRY(seal_scanned(fs_, segment, in_.wall_ns));
+    }
+    return Status::ok();
+  }
+
   Status seal_unsealed() {
     Status first;
     for (ScannedSegment& segment : segments_) {

@@ -99,6 +99,8 @@ void Splitter::open_gap(const GapWish& wish, std::function<void()> opened) {
 void Splitter::gap_is_open() {
   gap_state_ = GapState::kOpen;
   buffer_->retire();
+  // What was logged and is not durable goes with the buffer: the log has it no more.
+  for (const auto& volume : volumes_) volume->regions->uncover(false);
   waiting_pieces_ = 0;
   for (Piece* piece : piece_by_slot_) {
     if (piece != nullptr && piece->waits_for_log) finish_piece(piece, Outcome::kOk);

@@ -469,7 +469,7 @@ class World {
     ran_since_clean_ = false;
     const format::GroupRecord record = model_->read_record(disks_);
     if (record.in_gap) {
-      if (!faulty_ && !model_->gap_open())
+      if (!faulty_ && !gap_on_pressure_ && !model_->gap_open())
         model_->fail("a gap in closing without a reason: " + record.gap.reason);
     } else {
       if (!record.closed_cleanly) model_->fail("a clean close is not in the record");
