@@ -102,7 +102,9 @@ Result<std::unique_ptr<RegionLog>> RegionLog::open(io::FileSystem& file_system,
       log->dirty_count_ += dirty ? 1 : 0;
     }
   }
-  if (!known) EP_TRY(log->write_whole(false));
+  // Whatever was found: an earlier process may have died before its sync, or seen it fail. What is
+  // believed from here on is what the disk has, not what the kernel's memory has.
+  EP_TRY(log->write_whole(false));
   return log;
 }
 

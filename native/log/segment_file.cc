@@ -91,16 +91,20 @@ Result<uint64_t> seal_segment_file(io::FileSystem& file_system, io::FileId file,
                                    uint64_t end_offset, format::SegmentTrailer trailer) {
   const uint64_t directory_bytes = directory.size() * format::kDirectoryEntryBytes;
   const uint64_t padded = align_up(directory_bytes, kPageBytes);
-  std::vector<uint8_t> tail(padded + format::kSegmentTrailerBytes);
+  std::vector<uint8_t> index(padded);
   for (size_t i = 0; i < directory.size(); ++i) {
-    format::encode_directory_entry(directory[i], tail.data() + i * format::kDirectoryEntryBytes);
+    format::encode_directory_entry(directory[i], index.data() + i * format::kDirectoryEntryBytes);
   }
   trailer.directory_offset = end_offset;
-  trailer.directory_crc = crc32(tail.data(), directory_bytes);
+  trailer.directory_crc = crc32(index.data(), directory_bytes);
   trailer.batches = static_cast<uint32_t>(directory.size());
-  format::encode_segment_trailer(trailer, tail.data() + padded);
-  EP_TRY(file_system.write(file, end_offset, tail.data(), tail.size()));
-  const uint64_t size = end_offset + tail.size();
+  // Two syncs: a trailer that survives a power cut says that all before it did.
+  EP_TRY(file_system.write(file, end_offset, index.data(), index.size()));
+  EP_TRY(file_system.sync(file));
+  uint8_t page[format::kSegmentTrailerBytes];
+  format::encode_segment_trailer(trailer, page);
+  EP_TRY(file_system.write(file, end_offset + padded, page, sizeof page));
+  const uint64_t size = end_offset + padded + sizeof page;
   EP_TRY(file_system.truncate(file, size));
   EP_TRY(file_system.sync(file));
   return size;

@@ -268,6 +268,7 @@ class Opening {
                std::to_string(buffer.head()) + ", its log ends at " + std::to_string(log_last_));
       return Status::ok();
     }
+    suspect_lsn_ = buffer.tail();
     Status logged = drop_after_hole();
     // First, and durably: what is appended behind must never be there without it.
     if (logged) logged = seal_entries();
@@ -453,7 +454,7 @@ class Opening {
   Status seal_entries() {
     for (ScannedSegment& segment : segments_) {
       if (segment.ignored || segment.info.entries == 0 || segment.info.sealed) continue;
-      EP_TRY(seal_scanned(fs_, segment, in_.wall_ns));
+      EP_TRY(seal_scanned(fs_, segment, suspect_lsn_, in_.wall_ns));
     }
     return Status::ok();
   }
@@ -468,7 +469,7 @@ class Opening {
         if (!keep_as_is_ && !segment.info.sealed) status = fs_.remove(segment.absolute_path);
       } else {
         if (!segment.info.sealed && !keep_as_is_) {
-          status = seal_scanned(fs_, segment, in_.wall_ns);
+          status = seal_scanned(fs_, segment, suspect_lsn_, in_.wall_ns);
         }
         out_.segments.push_back(segment.info);
       }
@@ -520,6 +521,7 @@ class Opening {
   std::vector<log::DeviceFolder> devices_;  // those that answer; segments_ points into it
   std::vector<ScannedSegment> segments_;
   uint64_t log_last_ = 0;
+  uint64_t suspect_lsn_ = 0;  // what is before it in the log is known to be durable
   uint64_t last_epoch_ = 0;
   bool hole_ = false;
   bool keep_as_is_ = false;

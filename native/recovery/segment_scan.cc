@@ -311,14 +311,49 @@ SegmentScan scan_segments(io::FileSystem& file_system,
   return scan.finish();
 }
 
-Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64_t wall_ns) {
+namespace {
+
+Status write_again(io::FileSystem& file_system, io::FileId file, uint64_t from, uint64_t end) {
+  std::vector<uint8_t> bytes;
+  while (from < end) {
+    bytes.resize(std::min<uint64_t>(end - from, 1024 * 1024));
+    size_t got = 0;
+    EP_TRY(file_system.read(file, from, bytes.data(), bytes.size(), &got));
+    if (got != bytes.size()) return {Code::kIoError, "a log segment has become shorter"};
+    EP_TRY(file_system.write(file, from, bytes.data(), bytes.size()));
+    from += bytes.size();
+  }
+  return Status::ok();
+}
+
+/// Where the first batch with an LSN from `lsn` on begins.
+uint64_t offset_of(const ScannedSegment& segment, uint64_t lsn) {
+  uint64_t offset = format::kSegmentHeaderBytes;
+  for (const log::CursorMark& mark : segment.marks) {
+    if (mark.last_lsn >= lsn) break;
+    offset = mark.end;
+  }
+  return offset;
+}
+
+Status make_durable(io::FileSystem& file_system, io::FileId file, const ScannedSegment& segment,
+                    uint64_t suspect_lsn) {
+  EP_TRY(write_again(file_system, file, 0, format::kSegmentHeaderBytes));
+  EP_TRY(write_again(file_system, file, offset_of(segment, suspect_lsn), segment.cursor.end));
+  return file_system.sync(file);
+}
+
+}  // namespace
+
+Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64_t suspect_lsn,
+                    uint64_t wall_ns) {
   auto file = file_system.open(segment.absolute_path, {.lock = true});
   if (!file) return file.status();
-  // What was scanned may be in the kernel's memory only. It is durable before the trailer stands: a
-  // recovery that dies here leaves a segment that the next one takes for sealed and safe.
-  if (const Status synced = file_system.sync(*file); !synced) {
+  // Before the trailer stands: a recovery that dies here leaves a segment that the next one takes
+  // for sealed and safe.
+  if (const Status durable = make_durable(file_system, *file, segment, suspect_lsn); !durable) {
     file_system.close(*file);
-    return synced;
+    return durable;
   }
   const auto size =
       log::seal_segment_file(file_system, *file, segment.cursor.directory, segment.cursor.end,
@@ -336,7 +371,7 @@ std::vector<log::SegmentInfo> close_out(io::FileSystem& file_system,
   std::vector<log::SegmentInfo> list;
   for (ScannedSegment& segment : scan_segments(file_system, devices, group).segments) {
     if (segment.ignored || segment.info.entries == 0) continue;
-    if (!segment.info.sealed) (void)seal_scanned(file_system, segment, wall_ns).is_ok();
+    if (!segment.info.sealed) (void)seal_scanned(file_system, segment, 0, wall_ns).is_ok();
     list.push_back(segment.info);
   }
   return list;

@@ -53,8 +53,11 @@ struct SegmentScan {
 SegmentScan scan_segments(io::FileSystem& file_system,
                           const std::vector<log::DeviceFolder>& devices, const Uuid& group);
 
-/// Gives an unsealed segment its directory and trailer.
-Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64_t wall_ns);
+/// Gives an unsealed segment its directory and trailer. What was found may be in the kernel's
+/// memory only, of a file whose sync has failed once: everything that is not known to be durable
+/// (LSNs from `suspect_lsn` on) is written again before it is synced and believed.
+Status seal_scanned(io::FileSystem& file_system, ScannedSegment& segment, uint64_t suspect_lsn,
+                    uint64_t wall_ns);
 
 /// Blocking, when nobody writes the log any more: seals what is not sealed, as far as that can be
 /// done. All segments with entries, by number.

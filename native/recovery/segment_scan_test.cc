@@ -103,7 +103,7 @@ TEST(SegmentScan, TheHigherNumberCountsFromItsFirstLsn) {
       EXPECT_EQ(std::filesystem::file_size(path), size) << "maps may name what stands in it";
       continue;
     }
-    ASSERT_TRUE(seal_scanned(made.files, scan.segments[0], 5));
+    ASSERT_TRUE(seal_scanned(made.files, scan.segments[0], 0, 5));
     const ReadSegment read = log::read_segment(path);
     EXPECT_TRUE(read.sealed);
     EXPECT_EQ(read.problem, "");
@@ -216,7 +216,7 @@ void check_cut(Troubled& log, int& overlapped) {
       last = segment.info.last_lsn;
       EXPECT_EQ(segment.info.last_time_ns, log.source.entry(last).time_ns);
       if (!segment.info.sealed) {
-        ASSERT_TRUE(seal_scanned(files, segment, 5));
+        ASSERT_TRUE(seal_scanned(files, segment, 0, 5));
       }
       const ReadSegment read = log::read_segment(segment.absolute_path);
       EXPECT_EQ(read.problem, "");

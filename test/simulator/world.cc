@@ -465,9 +465,9 @@ class World {
       if (life->alive()) bury_dead(life);
       return;
     }
-    clean_ = true;
-    ran_since_clean_ = false;
     const format::GroupRecord record = model_->read_record(disks_);
+    clean_ = !record.in_gap;
+    ran_since_clean_ = false;
     if (record.in_gap) {
       if (!faulty_ && !gap_on_pressure_ && !model_->gap_open())
         model_->fail("a gap in closing without a reason: " + record.gap.reason);
