@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import type { Insertable, Transaction } from 'kysely';
+import { type Insertable, sql, type Transaction } from 'kysely';
 import { parseTime } from '../common/time.js';
 import type {
   GapRecord,
@@ -126,9 +126,28 @@ async function applyRecord(tx: Tx, groupId: string, record: ManifestRecord): Pro
     case 'map':
       await putMap(tx, groupId, record);
       break;
-    default:
-      // Groups, volumes and policies are the groups module's rows.
+    case 'drop':
+      await deleteRows(tx, 'map', 'id', groupId, record.maps);
+      await deleteRows(tx, 'segment', 'segment', groupId, record.segments);
       break;
+    default:
+      // Groups, volumes and policies are the groups module's rows; the rest only the manifest has.
+      break;
+  }
+}
+
+async function deleteRows(
+  tx: Tx,
+  table: 'map' | 'segment',
+  column: 'id' | 'segment',
+  groupId: string,
+  numbers: readonly number[],
+): Promise<void> {
+  // SQLite bounds the variables of one statement.
+  for (let from = 0; from < numbers.length; from += 500) {
+    const some = numbers.slice(from, from + 500);
+    await sql`delete from ${sql.table(table)} where group_id = ${groupId}
+      and ${sql.ref(column)} in (${sql.join(some)})`.execute(tx);
   }
 }
 

@@ -67,7 +67,7 @@ export class LogView {
    */
   async snapshot(group: Group, sync: boolean): Promise<LogSnapshot> {
     const state = await this.manifests.state(group.definition);
-    const after = Math.max(0, ...state.segments.keys());
+    const after = state.lastSegment;
     let status: GroupStatus | undefined;
     let tail: SegmentInfo[] = [];
     let fault: Error | undefined;

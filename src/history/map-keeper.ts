@@ -14,6 +14,7 @@ import { ManifestStore } from '../groups/manifest-store.js';
 import { Serial } from '../groups/serial.js';
 import type { Group } from '../groups/stored-group.js';
 import type { SegmentSummary } from '../maps/build.js';
+import { leavesOf } from '../maps/leaves.js';
 import { mapPath, mapRelativePath } from '../maps/manifest.js';
 import {
   type ManifestRecord,
@@ -136,7 +137,7 @@ export class MapKeeper implements BeforeApplicationShutdown {
   /** Answers when everything up to `lsn`, which is sealed, is mapped. */
   async ensureMapped(group: Group, lsn: number): Promise<number> {
     await this.serial.run(group.id, () => this.pass(group));
-    const mapped = mappedLsn(await this.manifests.state(group.definition));
+    const mapped = (await this.manifests.state(group.definition)).mappedLsn;
     if (mapped >= lsn) return mapped;
     throw new EverpointError('BUSY', `Of ${group.name}, only LSN ${mapped} of ${lsn} is mapped.`, {
       operation: 'wait for maps',
@@ -331,7 +332,7 @@ export class MapKeeper implements BeforeApplicationShutdown {
     for (const group of await this.groups.list()) {
       const status = await this.port.groupStatus(group.id).catch(() => undefined);
       if (status === undefined) continue;
-      const mapped = mappedLsn(await this.manifests.state(group.definition));
+      const mapped = (await this.manifests.state(group.definition)).mappedLsn;
       set(group.name, Math.max(0, status.sealedLsn - mapped));
     }
   }
@@ -389,15 +390,6 @@ function mapRecord(map: MapHeader): MapRecord {
   };
 }
 
-/** Everything up to this LSN is in a map; 0 before the first. */
-export function mappedLsn(state: ManifestState): number {
-  let last = 0;
-  for (const segment of state.segments.values()) last = Math.max(last, segment.lastLsn);
-  return last;
-}
-
 function lastMapId(state: ManifestState): number {
-  let last = { id: 0, lastLsn: 0 };
-  for (const map of state.maps.values()) if (map.lastLsn > last.lastLsn) last = map;
-  return last.id;
+  return leavesOf(state.maps.values()).at(-1)?.id ?? 0;
 }

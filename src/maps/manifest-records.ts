@@ -92,6 +92,62 @@ export interface PolicyRecord {
   readonly confirmed: boolean;
 }
 
+/**
+ * Everything up to this LSN has faded: of the points up to it only the ends of leaves are left
+ * (`leaves.ts`), and of its segments only what leaves refer to is there.
+ */
+export interface FadedRecord {
+  readonly kind: 'faded';
+  readonly throughLsn: number;
+  /** The time of that entry. */
+  readonly throughTime: string;
+}
+
+/** A file with what is left of segments that have faded (`pack-format.md`). */
+export interface PackRecord {
+  readonly kind: 'pack';
+  readonly pack: number;
+  readonly device: string;
+  /** Relative to the group's folder on the device. */
+  readonly path: string;
+  readonly fileBytes: number;
+  readonly dataBytes: number;
+  /** Whose data it has: it counts in the place of the segment's own file, or of an earlier pack. */
+  readonly segments: readonly { readonly device: string; readonly segment: number }[];
+}
+
+/** Not live any more, by number: nothing may refer to it, and its file may be gone. */
+export interface DropRecord {
+  readonly kind: 'drop';
+  readonly maps: readonly number[];
+  readonly segments: readonly number[];
+  readonly packs: readonly number[];
+}
+
+/** The point at `lsn` is in use, and stays reachable until the lease is released. */
+export interface LeaseRecord {
+  readonly kind: 'lease';
+  readonly id: string;
+  readonly lsn: number;
+  /** Who holds it, in words: `restore job 1234`. */
+  readonly holder: string;
+}
+
+export interface ReleaseRecord {
+  readonly kind: 'release';
+  readonly id: string;
+}
+
+/** Numbers that were given out and are never used again, whatever has been dropped. */
+export interface NumbersRecord {
+  readonly kind: 'numbers';
+  readonly nextMap: number;
+  readonly nextPack: number;
+  /** The newest segment that has ever been mapped, and the last LSN that has. */
+  readonly lastSegment: number;
+  readonly mappedLsn: number;
+}
+
 export type ManifestRecord =
   | GroupRecord
   | VolumeRecord
@@ -100,7 +156,13 @@ export type ManifestRecord =
   | MarkerRecord
   | UnpinRecord
   | GapRecord
-  | PolicyRecord;
+  | PolicyRecord
+  | FadedRecord
+  | PackRecord
+  | DropRecord
+  | LeaseRecord
+  | ReleaseRecord
+  | NumbersRecord;
 
 export interface MarkerState extends MarkerRecord {
   readonly pinned: boolean;
@@ -116,7 +178,17 @@ export interface ManifestState {
   readonly markers: ReadonlyMap<string, MarkerState>;
   readonly gaps: readonly GapRecord[];
   readonly policy: PolicyRecord | undefined;
+  /** Nothing has faded yet without it. */
+  readonly faded: FadedRecord | undefined;
+  readonly packs: ReadonlyMap<number, PackRecord>;
+  /** By id. */
+  readonly leases: ReadonlyMap<string, LeaseRecord>;
   readonly nextMapId: number;
+  readonly nextPackId: number;
+  /** The newest segment that has ever been mapped, 0 before the first; it may have been dropped. */
+  readonly lastSegment: number;
+  /** Everything up to this LSN is in a map; 0 before the first. */
+  readonly mappedLsn: number;
 }
 
 type FieldCheck = (value: unknown) => boolean;
@@ -129,6 +201,14 @@ const object: FieldCheck = (value) =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 const path: FieldCheck = (value) =>
   typeof value === 'string' && /^[^/\0][^\0]*$/.test(value) && !value.split('/').includes('..');
+const listOf =
+  (check: FieldCheck): FieldCheck =>
+  (value) =>
+    Array.isArray(value) && value.every(check);
+const segmentName: FieldCheck = (value) =>
+  object(value) &&
+  uuid((value as Record<string, unknown>)['device']) &&
+  count((value as Record<string, unknown>)['segment']);
 const orNull =
   (check: FieldCheck): FieldCheck =>
   (value) =>
@@ -195,6 +275,19 @@ const RECORD_FIELDS: {
     healed: truth,
   },
   policy: { policy: orNull(object), confirmed: truth },
+  faded: { throughLsn: count, throughTime: time },
+  pack: {
+    pack: count,
+    device: uuid,
+    path,
+    fileBytes: count,
+    dataBytes: count,
+    segments: listOf(segmentName),
+  },
+  drop: { maps: listOf(count), segments: listOf(count), packs: listOf(count) },
+  lease: { id: text, lsn: count, holder: text },
+  release: { id: text },
+  numbers: { nextMap: count, nextPack: count, lastSegment: count, mappedLsn: count },
 };
 
 /** @returns what is wrong with a record, or nothing */
@@ -221,7 +314,13 @@ export class ManifestFold implements ManifestState {
   readonly markers = new Map<string, MarkerState>();
   readonly gaps: GapRecord[] = [];
   policy: PolicyRecord | undefined;
+  faded: FadedRecord | undefined;
+  readonly packs = new Map<number, PackRecord>();
+  readonly leases = new Map<string, LeaseRecord>();
   nextMapId = 1;
+  nextPackId = 1;
+  lastSegment = 0;
+  mappedLsn = 0;
 
   add(record: ManifestRecord): void {
     switch (record.kind) {
@@ -233,10 +332,36 @@ export class ManifestFold implements ManifestState {
         break;
       case 'segment':
         this.segments.set(record.segment, record);
+        this.lastSegment = Math.max(this.lastSegment, record.segment);
+        this.mappedLsn = Math.max(this.mappedLsn, record.lastLsn);
         break;
       case 'map':
         this.maps.set(record.id, record);
         this.nextMapId = Math.max(this.nextMapId, record.id + 1);
+        break;
+      case 'pack':
+        this.packs.set(record.pack, record);
+        this.nextPackId = Math.max(this.nextPackId, record.pack + 1);
+        break;
+      case 'faded':
+        this.faded = record;
+        break;
+      case 'drop':
+        for (const map of record.maps) this.maps.delete(map);
+        for (const segment of record.segments) this.segments.delete(segment);
+        for (const pack of record.packs) this.packs.delete(pack);
+        break;
+      case 'lease':
+        this.leases.set(record.id, record);
+        break;
+      case 'release':
+        this.leases.delete(record.id);
+        break;
+      case 'numbers':
+        this.nextMapId = Math.max(this.nextMapId, record.nextMap);
+        this.nextPackId = Math.max(this.nextPackId, record.nextPack);
+        this.lastSegment = Math.max(this.lastSegment, record.lastSegment);
+        this.mappedLsn = Math.max(this.mappedLsn, record.mappedLsn);
         break;
       case 'marker':
         this.markers.set(record.label, { ...record, pinned: true });
@@ -262,9 +387,19 @@ export class ManifestFold implements ManifestState {
   *records(): Generator<ManifestRecord> {
     if (this.group) yield this.group;
     if (this.policy) yield this.policy;
+    yield {
+      kind: 'numbers',
+      nextMap: this.nextMapId,
+      nextPack: this.nextPackId,
+      lastSegment: this.lastSegment,
+      mappedLsn: this.mappedLsn,
+    };
+    if (this.faded) yield this.faded;
     yield* this.volumes;
     yield* this.segments.values();
     yield* this.maps.values();
+    yield* this.packs.values();
+    yield* this.leases.values();
     for (const { pinned, ...marker } of this.markers.values()) {
       yield marker;
       if (!pinned) yield { kind: 'unpin', label: marker.label };
