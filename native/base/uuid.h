@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -22,5 +23,16 @@ struct Uuid {
   /// Version 4, from the system's random source.
   static Uuid random();
 };
+
+/// The 16 bytes at `from`, as every file has them.
+inline Uuid load_uuid(const uint8_t* from) {
+  Uuid uuid;
+  std::memcpy(uuid.bytes.data(), from, uuid.bytes.size());
+  return uuid;
+}
+
+inline void store_uuid(uint8_t* to, const Uuid& uuid) {
+  std::memcpy(to, uuid.bytes.data(), uuid.bytes.size());
+}
 
 }  // namespace ep

@@ -10,7 +10,7 @@
 namespace ep::format {
 
 namespace {
-constexpr char kMagic[8] = {'E', 'P', 'G', 'R', 'P', 'R', 'E', 'C'};
+constexpr char kRecordMagic[8] = {'E', 'P', 'G', 'R', 'P', 'R', 'E', 'C'};
 constexpr uint32_t kVersion = 1;
 constexpr uint32_t kFlagClosed = 1;
 constexpr uint32_t kFlagGap = 2;
@@ -34,7 +34,7 @@ uint32_t slot_crc(const uint8_t* slot) {
 void encode_group_record(const GroupRecord& record, uint8_t* to) {
   EP_ASSERT(record.primaries.size() <= limits::kVolumesPerGroupMax);
   std::memset(to, 0, kGroupRecordSlotBytes);
-  std::memcpy(to, kMagic, 8);
+  std::memcpy(to, kRecordMagic, 8);
   store_le<uint32_t>(to + 8, kVersion);
   std::memcpy(to + 16, record.group.bytes.data(), 16);
   store_le<uint64_t>(to + 32, record.sequence);
@@ -72,7 +72,8 @@ Result<GroupRecord> decode_group_record(std::span<const uint8_t> from) {
   if (std::all_of(at, at + kGroupRecordSlotBytes, [](uint8_t byte) { return byte == 0; })) {
     return Status(Code::kNotFound, "group record slot was never written");
   }
-  if (std::memcmp(at, kMagic, 8) != 0) return Status(Code::kCorruption, "no group record here");
+  if (std::memcmp(at, kRecordMagic, 8) != 0)
+    return Status(Code::kCorruption, "no group record here");
   if (load_le<uint32_t>(at + 8) != kVersion) {
     return Status(Code::kUnsupported, "group record of version " +
                                           std::to_string(load_le<uint32_t>(at + 8)) +

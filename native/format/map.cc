@@ -10,8 +10,8 @@ namespace ep::format {
 
 namespace {
 
-constexpr char kMagic[8] = {'E', 'P', 'D', 'E', 'L', 'M', 'A', 'P'};
-constexpr char kBlockMagic[4] = {'E', 'P', 'M', 'B'};
+constexpr char kMapMagic[8] = {'E', 'P', 'D', 'E', 'L', 'M', 'A', 'P'};
+constexpr char kBlockMapMagic[4] = {'E', 'P', 'M', 'B'};
 constexpr uint64_t kSectionsAt = 192;
 constexpr uint64_t kSectionBytes = 24;
 constexpr uint64_t kVolumeBytesMax = kVolumeSectorsMax * kSectorBytes;
@@ -29,12 +29,6 @@ uint32_t crc_without_field(std::span<const uint8_t> from, size_t field) {
   uint32_t crc = crc32(from.data(), field);
   crc = crc32(kZero, 4, crc);
   return crc32(from.data() + field + 4, from.size() - field - 4, crc);
-}
-
-Uuid get_uuid(const uint8_t* from) {
-  Uuid uuid;
-  std::memcpy(uuid.bytes.data(), from, 16);
-  return uuid;
 }
 
 /// Runs and extents of one block, from its first byte to its last.
@@ -139,7 +133,7 @@ Result<MapHeader> decode_map_header(std::span<const uint8_t> page, uint64_t file
   if (page.size() < kMapHeaderBytes) return damaged("it is shorter than its header");
   page = page.first(kMapHeaderBytes);
   const uint8_t* at = page.data();
-  if (std::memcmp(at, kMagic, 8) != 0) return damaged("it is none (wrong magic)");
+  if (std::memcmp(at, kMapMagic, 8) != 0) return damaged("it is none (wrong magic)");
   if (load_le<uint32_t>(at + 16) != crc_without_field(page, 16)) {
     return damaged("the header fails its checksum");
   }
@@ -152,8 +146,8 @@ Result<MapHeader> decode_map_header(std::span<const uint8_t> page, uint64_t file
   }
   if (load_le<uint32_t>(at + 20) != kMapHeaderBytes) return damaged("wrong header length");
   MapHeader header;
-  header.group = get_uuid(at + 24);
-  header.device = get_uuid(at + 40);
+  header.group = load_uuid(at + 24);
+  header.device = load_uuid(at + 40);
   header.level = load_le<uint32_t>(at + 64);
   header.expiry_class = load_le<uint32_t>(at + 68);
   header.first_time_ns = load_le<uint64_t>(at + 88);
@@ -211,7 +205,7 @@ Result<std::vector<MapSegment>> decode_map_segments(std::span<const uint8_t> con
   std::vector<MapSegment> segments(content.size() / kMapSegmentBytes);
   const uint8_t* at = content.data();
   for (MapSegment& segment : segments) {
-    segment = {get_uuid(at), load_le<uint64_t>(at + 16), load_le<uint64_t>(at + 24)};
+    segment = {load_uuid(at), load_le<uint64_t>(at + 16), load_le<uint64_t>(at + 24)};
     at += kMapSegmentBytes;
   }
   return segments;
@@ -289,7 +283,7 @@ Status decode_map_block(const MapBlockPlace& place, std::span<const uint8_t> blo
                         uint64_t segments, std::vector<MapExtent>& to) {
   to.clear();
   if (block.size() != place.length || block.size() <= kMapBlockHeaderBytes ||
-      std::memcmp(block.data(), kBlockMagic, 4) != 0 ||
+      std::memcmp(block.data(), kBlockMapMagic, 4) != 0 ||
       load_le<uint32_t>(block.data() + 4) != place.crc ||
       load_le<uint32_t>(block.data() + 8) != place.length ||
       crc_without_field(block, 4) != place.crc) {

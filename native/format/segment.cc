@@ -14,14 +14,6 @@ constexpr char kHeaderMagic[8] = {'E', 'P', 'S', 'E', 'G', 'M', 'N', 'T'};
 constexpr char kTrailerMagic[8] = {'E', 'P', 'S', 'E', 'G', 'E', 'N', 'D'};
 constexpr char kBatchMagic[4] = {'E', 'P', 'B', 'T'};
 
-void put_uuid(uint8_t* to, const Uuid& uuid) { std::memcpy(to, uuid.bytes.data(), 16); }
-
-Uuid get_uuid(const uint8_t* from) {
-  Uuid uuid;
-  std::memcpy(uuid.bytes.data(), from, 16);
-  return uuid;
-}
-
 /// The sum of a page whose own checksum field at 16 counts as zero.
 uint32_t page_crc(const uint8_t* page) {
   static constexpr uint8_t kZero[4] = {};
@@ -94,8 +86,8 @@ uint32_t encode_segment_header(const SegmentHeader& header, uint8_t* to) {
   std::memcpy(to, kHeaderMagic, 8);
   store_le<uint32_t>(to + 8, kSegmentVersion);
   store_le<uint32_t>(to + 20, static_cast<uint32_t>(kSegmentHeaderBytes));
-  put_uuid(to + 24, header.group);
-  put_uuid(to + 40, header.device);
+  store_uuid(to + 24, header.group);
+  store_uuid(to + 40, header.device);
   store_le<uint64_t>(to + 56, header.segment);
   store_le<uint64_t>(to + 64, header.epoch);
   store_le<uint64_t>(to + 72, header.first_lsn);
@@ -110,8 +102,8 @@ Result<SegmentHeader> decode_segment_header(std::span<const uint8_t> from, uint3
   EP_TRY(check_page(from, kHeaderMagic, "segment header"));
   const uint8_t* at = from.data();
   SegmentHeader header;
-  header.group = get_uuid(at + 24);
-  header.device = get_uuid(at + 40);
+  header.group = load_uuid(at + 24);
+  header.device = load_uuid(at + 40);
   header.segment = load_le<uint64_t>(at + 56);
   header.epoch = load_le<uint64_t>(at + 64);
   header.first_lsn = load_le<uint64_t>(at + 72);
@@ -126,7 +118,7 @@ uint32_t encode_batch_header(const BatchHeader& header, uint8_t* to) {
   std::memcpy(to, kBatchMagic, 4);
   store_le<uint32_t>(to + 8, header.chain);
   store_le<uint32_t>(to + 12, header.entries);
-  put_uuid(to + 16, header.group);
+  store_uuid(to + 16, header.group);
   store_le<uint64_t>(to + 32, header.segment);
   store_le<uint64_t>(to + 40, header.epoch);
   store_le<uint32_t>(to + 48, header.batch);
@@ -148,7 +140,7 @@ Result<BatchHeader> decode_batch_header(std::span<const uint8_t> from) {
   header.crc = load_le<uint32_t>(at + 4);
   header.chain = load_le<uint32_t>(at + 8);
   header.entries = load_le<uint32_t>(at + 12);
-  header.group = get_uuid(at + 16);
+  header.group = load_uuid(at + 16);
   header.segment = load_le<uint64_t>(at + 32);
   header.epoch = load_le<uint64_t>(at + 40);
   header.batch = load_le<uint32_t>(at + 48);
@@ -189,8 +181,8 @@ void encode_segment_trailer(const SegmentTrailer& trailer, uint8_t* to) {
   std::memcpy(to, kTrailerMagic, 8);
   store_le<uint32_t>(to + 8, kSegmentVersion);
   store_le<uint32_t>(to + 20, trailer.directory_crc);
-  put_uuid(to + 24, trailer.group);
-  put_uuid(to + 40, trailer.device);
+  store_uuid(to + 24, trailer.group);
+  store_uuid(to + 40, trailer.device);
   store_le<uint64_t>(to + 56, trailer.segment);
   store_le<uint64_t>(to + 64, trailer.epoch);
   store_le<uint64_t>(to + 72, trailer.first_lsn);
@@ -212,8 +204,8 @@ Result<SegmentTrailer> decode_segment_trailer(std::span<const uint8_t> from) {
   const uint8_t* at = from.data();
   SegmentTrailer trailer;
   trailer.directory_crc = load_le<uint32_t>(at + 20);
-  trailer.group = get_uuid(at + 24);
-  trailer.device = get_uuid(at + 40);
+  trailer.group = load_uuid(at + 24);
+  trailer.device = load_uuid(at + 40);
   trailer.segment = load_le<uint64_t>(at + 56);
   trailer.epoch = load_le<uint64_t>(at + 64);
   trailer.first_lsn = load_le<uint64_t>(at + 72);

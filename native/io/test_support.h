@@ -44,6 +44,15 @@ inline std::optional<uint64_t> asked_seed() {
   return std::strtoull(text, nullptr, 0);
 }
 
+/// How many seeds a test goes through: a quarter of them where a sanitizer makes each slow.
+constexpr uint64_t seeds_of(uint64_t count) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return count < 4 ? 1 : count / 4;
+#else
+  return count;
+#endif
+}
+
 /// Ops take a random time on a clock that only moves when nothing is due; they take effect when
 /// they complete, so overlapping ones land in any order.
 class SimEngine final : public Engine {

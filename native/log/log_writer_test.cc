@@ -119,7 +119,7 @@ class Writing {
 
 TEST(LogWriter, DurableIsReadableAndOnlyGrows) {
   const uint64_t first = io::asked_seed().value_or(1);
-  for (uint64_t seed = first; seed < first + 4; ++seed) {
+  for (uint64_t seed = first; seed < first + io::seeds_of(4); ++seed) {
     SCOPED_TRACE("EP_TEST_SEED=" + std::to_string(seed));
     Writing log(seed);
     for (int i = 0; i < 300; ++i) {

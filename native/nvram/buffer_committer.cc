@@ -12,8 +12,8 @@ namespace ep::nvram {
 
 namespace {
 
-constexpr uint64_t kSlotBytes = 64;
-constexpr uint64_t kSlotsPerPage = kPageBytes / kSlotBytes;
+constexpr uint64_t kCommittedSlotBytes = 64;
+constexpr uint64_t kSlotsPerPage = kPageBytes / kCommittedSlotBytes;
 /// Bounds of one commit: a burst of many small entries becomes several.
 constexpr uint64_t kSlotPagesMax = 32;
 constexpr uint64_t kEntriesMax = (kSlotPagesMax - 2) * kSlotsPerPage;
@@ -127,7 +127,7 @@ void BufferCommitter::add_slots(uint64_t first, uint64_t last) {
     const uint64_t count = std::min(last - lsn + 1, buffer_->slots() - slot);
     const uint64_t from = buffer_->placement(lsn).slot_offset;
     const uint64_t begin = page_floor(from);
-    const uint64_t bytes = align_up(from + count * kSlotBytes, kPageBytes) - begin;
+    const uint64_t bytes = align_up(from + count * kCommittedSlotBytes, kPageBytes) - begin;
     EP_ASSERT(staged_pages_ + bytes / kPageBytes <= kStagingPages);
     uint8_t* copy = staging_.get() + staged_pages_ * kPageBytes;
     staged_pages_ += bytes / kPageBytes;

@@ -19,8 +19,8 @@ namespace {
 using Found = LogBuffer::Found;
 using Kind = LogBuffer::Found::Kind;
 
-constexpr uint64_t kMiB = 1024 * 1024;
-constexpr uint64_t kChunkBytes = kMiB;
+constexpr uint64_t kBytesPerMiB = 1024 * 1024;
+constexpr uint64_t kChunkBytes = kBytesPerMiB;
 
 struct FreeMemory {
   void operator()(uint8_t* memory) const { std::free(memory); }
@@ -78,7 +78,7 @@ Status check_is_buffer(const uint8_t* page, const Uuid& group, const std::string
 }  // namespace
 
 uint64_t BufferStore::wanted_data_bytes() const {
-  return std::max(options_.data_bytes / kMiB * kMiB, limits::kBufferDataBytesMin);
+  return std::max(options_.data_bytes / kBytesPerMiB * kBytesPerMiB, limits::kBufferDataBytesMin);
 }
 
 Result<std::unique_ptr<BufferStore>> BufferStore::open(const BufferStoreOptions& options) {

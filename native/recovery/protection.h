@@ -88,6 +88,10 @@ class Protection {
   [[nodiscard]] const nvram::LogBuffer* buffer() const {
     return session_ ? &*session_->outcome.buffer : nullptr;
   }
+  /// Null for a buffer that is not mirrored in a file, and in a gap.
+  [[nodiscard]] const nvram::BufferCommitter* committer() const {
+    return session_ ? session_->committer.get() : nullptr;
+  }
   [[nodiscard]] uint64_t epoch() const { return epoch_; }
   /// With which LSN the running epoch began.
   [[nodiscard]] uint64_t epoch_first_lsn() const {

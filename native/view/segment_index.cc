@@ -12,7 +12,7 @@ using format::EntryType;
 namespace {
 
 /// An entry that changes content. Its number in the list is its age: the highest is the newest.
-struct Piece {
+struct EntryPiece {
   uint64_t position = 0;
   uint64_t end = 0;
   uint32_t place = 0;
@@ -22,7 +22,7 @@ struct Piece {
 bool is_data(uint32_t place) { return place < format::kMapUnknown; }
 
 void collect(const log::SegmentReader::Table& table, uint64_t first_lsn, uint64_t last_lsn,
-             std::vector<Piece>& pieces) {
+             std::vector<EntryPiece>& pieces) {
   for (size_t i = 0; i < table.entries.size(); ++i) {
     const uint64_t lsn = table.first_lsn + i;
     if (lsn < first_lsn || lsn > last_lsn) continue;
@@ -58,7 +58,7 @@ Result<std::shared_ptr<const SegmentIndex>> SegmentIndex::build(const log::Segme
                                                                 uint64_t first_lsn,
                                                                 uint64_t last_lsn,
                                                                 History::Counters& counters) {
-  std::vector<Piece> pieces;
+  std::vector<EntryPiece> pieces;
   const auto& batches = reader.batches();
   for (size_t i = 0; i < batches.size(); ++i) {
     if (batches[i].first_lsn > last_lsn || batches[i].first_lsn + batches[i].entries <= first_lsn) {
@@ -70,7 +70,7 @@ Result<std::shared_ptr<const SegmentIndex>> SegmentIndex::build(const log::Segme
     collect(*table, first_lsn, last_lsn, pieces);
   }
   std::sort(pieces.begin(), pieces.end(),
-            [](const Piece& a, const Piece& b) { return a.position < b.position; });
+            [](const EntryPiece& a, const EntryPiece& b) { return a.position < b.position; });
 
   // One sweep: of the pieces that reach over the current position the newest shows.
   auto index = std::make_shared<SegmentIndex>();
@@ -87,7 +87,7 @@ Result<std::shared_ptr<const SegmentIndex>> SegmentIndex::build(const log::Segme
     }
     while (!open.empty() && pieces[open.top()].end <= position) open.pop();
     if (open.empty()) continue;
-    const Piece& top = pieces[open.top()];
+    const EntryPiece& top = pieces[open.top()];
     uint64_t end = top.end;
     if (next < pieces.size()) end = std::min(end, pieces[next].position);
     const uint32_t shift = static_cast<uint32_t>(position - top.position);

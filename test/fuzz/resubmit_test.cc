@@ -169,13 +169,14 @@ TEST(RestartedBackEnd, RepeatsAnInterruptThatItsPredecessorMayHaveOwed) {
   ring.arm_interrupt();
   ring.publish();
   client.kick(0);
-  ASSERT_TRUE(interrupted(client));
-  // Published, and as far as this driver is concerned nobody said so.
-  client.drain_call(0);
+  // The first interrupt may still be one that the start brought.
+  for (int i = 0; i < 200 && ring.device_used_idx() == 0; ++i) usleep(10'000);
   ASSERT_EQ(ring.device_used_idx(), 1);
 
   client.disconnect();
   server = nullptr;
+  // Published, and as far as this driver is concerned nobody said so.
+  client.drain_call(0);
   server = std::make_unique<MemoryBackEnd>(folder, 1, 1 << 20, 1);
   ASSERT_TRUE(client.connect().ok());
   ASSERT_TRUE(client.start().ok());

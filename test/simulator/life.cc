@@ -16,14 +16,45 @@ constexpr uint64_t kPassNs = 1'000'000;
 }  // namespace
 
 namespace {
-/// A region whose memory is the machine's.
-struct BorrowedRegion : nvram::Region {
-  explicit BorrowedRegion(const nvram::Region& lender) {
-    base_ = lender.base();
-    size_ = lender.size();
+/// A process's mapping of the machine's memory.
+class Mapping : public nvram::Region {
+ public:
+  explicit Mapping(nvram::Region& memory) : memory_(memory) {
+    base_ = memory.base();
+    size_ = memory.size();
   }
+  void persist(const void* from, size_t bytes) override { memory_.persist(from, bytes); }
+  [[nodiscard]] bool survives_power_cut() const override { return memory_.survives_power_cut(); }
+
+ private:
+  nvram::Region& memory_;
 };
+
+constexpr size_t kCacheLineBytes = 64;
 }  // namespace
+
+void MachineMemory::persist(const void* from, size_t bytes) {
+  if (!persistent_ || bytes == 0) return;
+  const auto at = static_cast<size_t>(static_cast<const uint8_t*>(from) - base_);
+  EP_ASSERT(at + bytes <= size_);
+  const size_t first = at / kCacheLineBytes * kCacheLineBytes;
+  const size_t end = std::min<size_t>(align_up(at + bytes, kCacheLineBytes), size_);
+  std::memcpy(durable_.data() + first, base_ + first, end - first);
+}
+
+void MachineMemory::power_cut(Rng& random) {
+  if (!persistent_) {
+    std::memset(base_, 0, size_);
+    return;
+  }
+  for (size_t at = 0; at < size_; at += kCacheLineBytes) {
+    const size_t bytes = std::min<size_t>(kCacheLineBytes, size_ - at);
+    if (std::memcmp(base_ + at, durable_.data() + at, bytes) == 0) continue;
+    // Evicted by itself, or not.
+    if (random.percent(50)) std::memcpy(durable_.data() + at, base_ + at, bytes);
+  }
+  std::memcpy(base_, durable_.data(), size_);
+}
 
 /// One request of the guest and its memory.
 struct Life::Guest {
@@ -41,6 +72,7 @@ std::string Life::region_log_path(uint16_t volume) {
   return "/state/volume-" + std::to_string(volume) + ".drl";
 }
 std::string Life::record_path() { return "/state/record"; }
+std::string Life::mirror_path() { return "/buffer/mirror"; }
 
 Life::Life(Machine& machine, Model& model, const GroupSetup& setup, Surviving& surviving,
            const LifeOptions& options)
@@ -105,10 +137,17 @@ Status Life::open_group() {
   store.group = setup_.group;
   store.boot = surviving_.boot;
   store.file_system = &process;
+  store.kind = setup_.buffer_kind;
+  if (store.kind == nvram::BufferKind::kFile) store.path = mirror_path();
+  store.create = input.create;
+  store.lock_wait_ns = kSecond;
   auto store_opened =
-      nvram::BufferStore::for_region(store, std::make_unique<BorrowedRegion>(*surviving_.region));
-  if (!store_opened) return store_opened.status();
-  store_ = std::move(*store_opened);
+      nvram::BufferStore::for_region(store, std::make_unique<Mapping>(*surviving_.region));
+  if (store_opened) {
+    store_ = std::move(*store_opened);
+  } else if (input.create || store_opened.status().code() == Code::kBusy) {
+    return store_opened.status();
+  }
   input.record = record_.get();
   input.store = store_.get();
   input.boot = surviving_.boot;
@@ -173,7 +212,16 @@ void Life::look() {
     durable_seen_ = protection_->epoch_first_lsn() - 1;
     model_.begin_epoch(epoch_seen_, protection_->epoch_first_lsn());
   }
-  if (const nvram::LogBuffer* buffer = protection_->buffer()) model_.observe(*buffer);
+  if (splitter_->in_gap()) model_.gap_opened();
+  if (const nvram::LogBuffer* buffer = protection_->buffer()) {
+    model_.observe(*buffer);
+    if (!splitter_->in_gap()) {
+      if (store_->survives_power_cut()) model_.buffer_promised(buffer->head() - 1);
+      if (const nvram::BufferCommitter* committer = protection_->committer()) {
+        model_.buffer_promised(committer->durable_lsn());
+      }
+    }
+  }
   if (log::LogWriter* writer = protection_->writer();
       writer != nullptr && writer->durable_lsn() > durable_seen_) {
     durable_seen_ = writer->durable_lsn();
@@ -259,6 +307,7 @@ Status Life::close() {
   }
   splitter_.reset();
   protection_.reset();
+  if (status && store_) (void)store_->put_away().is_ok();
   store_.reset();
   regions_.clear();
   primaries_.clear();

@@ -18,7 +18,9 @@
 #include "log/group_record_file.h"
 #include "log/log_writer.h"
 #include "model.h"
+#include "nvram/buffer_store.h"
 #include "recovery/protection.h"
+#include "rng.h"
 #include "sim_disk.h"
 #include "split/splitter.h"
 
@@ -31,13 +33,33 @@ struct GroupSetup {
   std::vector<log::DeviceFolder> devices;
   std::vector<std::string> device_roots;
   uint64_t buffer_bytes = 0;
+  nvram::BufferKind buffer_kind = nvram::BufferKind::kTmpfs;
   uint64_t segment_bytes = 0;
   bool direct = true;
 };
 
+/// The log buffer's memory, which is the machine's: tmpfs goes with the power, and of persistent
+/// memory each cache line that was not flushed may or may not have reached it.
+class MachineMemory : public nvram::Region {
+ public:
+  MachineMemory(uint64_t bytes, bool persistent)
+      : live_(bytes), durable_(persistent ? bytes : 0), persistent_(persistent) {
+    base_ = live_.base();
+    size_ = bytes;
+  }
+  void persist(const void* from, size_t bytes) override;
+  [[nodiscard]] bool survives_power_cut() const override { return persistent_; }
+  void power_cut(Rng& random);
+
+ private:
+  nvram::MemoryRegion live_;
+  std::vector<uint8_t> durable_;
+  bool persistent_;
+};
+
 /// What outlives a process besides the machine's files.
 struct Surviving {
-  std::unique_ptr<nvram::MemoryRegion> region;  // tmpfs: gone with the power
+  std::unique_ptr<MachineMemory> region;
   std::string boot;
   bool created = false;
 };
@@ -97,6 +119,8 @@ class Life {
   static std::string primary_path(uint16_t volume);
   static std::string region_log_path(uint16_t volume);
   static std::string record_path();
+  /// Of a buffer that is a file.
+  static std::string mirror_path();
 
  private:
   struct Guest;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// npm run sim -- --seed N [--seeds M] [--verbose] [--bounds] [--strict] [--mutation NAME]
-// [--list-mutations]
+// npm run sim -- --seed N [--seeds M] [--buffer KIND] [--ack MODE] [--flush MODE] [--verbose]
+// [--strict] [--mutation NAME] [--list-mutations]
 //
 // Each seed runs in a process of its own, one after the other: an assertion that fails is that
 // seed's failure, and what dead lives leave behind goes with it. Exit code 0 only when every seed
@@ -30,6 +30,7 @@ struct Options {
   uint64_t seeds = 1;
   bool until_failure = false;
   std::string mutation;
+  std::string filters;  // as they were given, for the command that repeats a failure
   ep::sim::SeedOptions run;
 };
 
@@ -56,7 +57,8 @@ bool parse_number(const char* text, uint64_t* to) {
 
 int usage(const char* why) {
   std::fprintf(stderr,
-               "%s\nusage: npm run sim -- --seed N [--seeds M] [--verbose] [--bounds] [--strict] "
+               "%s\nusage: npm run sim -- --seed N [--seeds M] [--buffer tmpfs|file|pmem] "
+               "[--ack primary|both] [--flush both|primary] [--verbose] [--strict] "
                "[--until-failure] [--mutation NAME] [--list-mutations]\n",
                why);
   return 2;
@@ -76,6 +78,25 @@ bool select_mutation(std::string_view name) {
     return true;
   }
   return false;
+}
+
+/// Sets one of the choices that a seed would make; false for a value that there is not.
+bool restrict(std::string_view option, std::string_view value, Options* options) {
+  using ep::nvram::BufferKind;
+  using ep::split::Ack;
+  using ep::split::FlushMode;
+  options->filters += " " + std::string(option) + " " + std::string(value);
+  if (option == "--buffer") {
+    if (value == "tmpfs") options->run.buffer = BufferKind::kTmpfs;
+    if (value == "file") options->run.buffer = BufferKind::kFile;
+    if (value == "pmem") options->run.buffer = BufferKind::kPmem;
+    return options->run.buffer.has_value();
+  }
+  const bool both = value == "both";
+  if (!both && value != "primary") return false;
+  if (option == "--ack") options->run.ack = both ? Ack::kBoth : Ack::kPrimary;
+  if (option == "--flush") options->run.flush = both ? FlushMode::kBoth : FlushMode::kPrimary;
+  return true;
 }
 
 /// In the child: runs the seed, tells of failures, sends the sums back.
@@ -120,9 +141,9 @@ bool run_one(const Options& options, uint64_t seed, Sums* total) {
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return true;
   std::printf("  again: npm run sim -- --seed %llu --verbose%s%s%s%s\n",
-              static_cast<unsigned long long>(seed), options.run.check_bounds ? " --bounds" : "",
-              options.run.strict ? " --strict" : "", options.mutation.empty() ? "" : " --mutation ",
-              options.mutation.c_str());
+              static_cast<unsigned long long>(seed), options.run.strict ? " --strict" : "",
+              options.mutation.empty() ? "" : " --mutation ", options.mutation.c_str(),
+              options.filters.c_str());
   return false;
 }
 
@@ -139,10 +160,12 @@ int main(int argc, char** argv) {
       if (!number(&options.seeds) || options.seeds == 0) return usage("--seeds wants a number");
     } else if (option == "--verbose") {
       options.run.verbose = true;
-    } else if (option == "--bounds") {
-      options.run.check_bounds = true;
     } else if (option == "--strict") {
       options.run.strict = true;
+    } else if (option == "--buffer" || option == "--ack" || option == "--flush") {
+      if (i + 1 >= argc || !restrict(option, argv[++i], &options)) {
+        return usage("--buffer tmpfs|file|pmem, --ack primary|both, --flush both|primary");
+      }
     } else if (option == "--until-failure") {
       options.until_failure = true;
     } else if (option == "--list-mutations") {

@@ -264,7 +264,7 @@ void Model::log_durable(uint64_t lsn, bool in_gap) {
          std::to_string(lsn));
   }
   durable_lsn_ = lsn;
-  if (!in_gap) promised_lsn_ = lsn;
+  if (!in_gap) log_promised(lsn);
 }
 
 void Model::marker_durable(const std::string& label, uint64_t lsn) {
@@ -354,9 +354,9 @@ uint64_t Model::check_log(const Disks& disks) {
   }
   applied_lsn_ = last;
   replayed_lsn_ = reach;
-  if (reach < promised_lsn_ && !history_may_be_lost && !in_gap) {
+  if (reach < in_log_lsn_ && !history_may_be_lost && !in_gap) {
     fail("the log ends at LSN " + std::to_string(reach) + ", but it was durable to " +
-         std::to_string(promised_lsn_));
+         std::to_string(in_log_lsn_));
   }
   for (const auto& [label, lsn] : markers_) {
     if (lsn <= reach && !labels_.contains(label)) fail("marker '" + label + "' is not in the log");

@@ -59,7 +59,17 @@ class Model {
   /// The log says so; in a gap that is being opened it is no promise any more.
   void log_durable(uint64_t lsn, bool in_gap);
   /// No gap is open (any more): what is durable counts.
-  void log_promised(uint64_t lsn) { promised_lsn_ = std::max(promised_lsn_, lsn); }
+  void log_promised(uint64_t lsn) {
+    in_log_lsn_ = std::max(in_log_lsn_, lsn);
+    buffer_promised(lsn);
+  }
+  /// Durable in the log buffer, where that survives a power cut; the next opening brings it into
+  /// the log.
+  void buffer_promised(uint64_t lsn) { promised_lsn_ = std::max(promised_lsn_, lsn); }
+  /// The next opening is done: what was promised must be in the log.
+  void opened() { in_log_lsn_ = promised_lsn_; }
+  /// A gap gives the buffer up, and says so: what only that had is promised no more.
+  void gap_opened() { promised_lsn_ = in_log_lsn_; }
   void marker_durable(const std::string& label, uint64_t lsn);
   void process_ended();
   /// A read's data, when it is answered.
@@ -147,6 +157,7 @@ class Model {
   uint64_t last_issue_time_ = 0;
   uint64_t answered_lsn_ = 0;  // highest of any request that was answered
   uint64_t promised_lsn_ = 0;  // said to be durable, outside any gap
+  uint64_t in_log_lsn_ = 0;    // of these, said to be in the log already
   uint64_t durable_lsn_ = 0;   // said to be durable
   std::map<std::string, uint64_t> markers_;
   bool gap_known_ = false;

@@ -105,23 +105,55 @@ class World {
     setup_.buffer_bytes = random_.between(2, 4) * 1024 * 1024;
     setup_.segment_bytes = limits::kSegmentBytesMin + random_.below(3) * 512 * 1024;
     surviving_.boot = "boot-1";
-    surviving_.region =
-        std::make_unique<nvram::MemoryRegion>(nvram::LogBuffer::region_bytes(setup_.buffer_bytes));
+    choose_buffer();
     faulty_ = random_.percent(45);
     cuts_ = random_.percent(50);
     machine_.names_with_any_sync = true;
-    say("two volumes of %llu and %llu bytes, %llu devices, buffer %llu MiB%s%s",
+    say("two volumes of %llu and %llu bytes, %llu devices, buffer %s of %llu MiB%s%s",
         static_cast<unsigned long long>(setup_.volume_bytes[0]),
         static_cast<unsigned long long>(setup_.volume_bytes[1]),
-        static_cast<unsigned long long>(secondaries),
+        static_cast<unsigned long long>(secondaries), buffer_name(),
         static_cast<unsigned long long>(setup_.buffer_bytes >> 20), setup_.direct ? ", direct" : "",
         faulty_ ? ", faults" : "");
+  }
+
+  void choose_buffer() {
+    using nvram::BufferKind;
+    const uint64_t dice = random_.below(100);
+    setup_.buffer_kind = dice < 40   ? BufferKind::kTmpfs
+                         : dice < 75 ? BufferKind::kFile
+                                     : BufferKind::kPmem;
+    if (options_.buffer) setup_.buffer_kind = *options_.buffer;
+    if (setup_.buffer_kind == BufferKind::kFile) {
+      DeviceSpec spec;
+      spec.root = "/buffer";
+      spec.latency_max_ns = random_.between(20'000, 500'000);
+      spec.sync_max_ns = random_.between(50'000, 2'000'000);
+      machine_.add_device(spec);
+    }
+    surviving_.region =
+        std::make_unique<MachineMemory>(nvram::LogBuffer::region_bytes(setup_.buffer_bytes),
+                                        setup_.buffer_kind == BufferKind::kPmem);
+  }
+
+  [[nodiscard]] const char* buffer_name() const {
+    switch (setup_.buffer_kind) {
+      case nvram::BufferKind::kTmpfs:
+        return "tmpfs";
+      case nvram::BufferKind::kFile:
+        return "file";
+      case nvram::BufferKind::kPmem:
+        return "pmem";
+    }
+    return "?";
   }
 
   LifeOptions life_options() {
     LifeOptions options;
     options.ack = random_.percent(50) ? split::Ack::kPrimary : split::Ack::kBoth;
     options.flush = random_.percent(70) ? split::FlushMode::kBoth : split::FlushMode::kPrimary;
+    if (options_.ack) options.ack = *options_.ack;
+    if (options_.flush) options.flush = *options_.flush;
     options.clean_interval_ns = random_.between(1, 20) * kMillisecond;
     options.write_after_ns = random_.between(1, 30) * kMillisecond;
     options.seal_after_ns = random_.between(10, 400) * kMillisecond;
@@ -139,6 +171,7 @@ class World {
     if (secondaries_only || random_.percent(45)) {
       return setup_.device_roots[random_.below(setup_.device_roots.size())];
     }
+    if (setup_.buffer_kind == nvram::BufferKind::kFile && random_.percent(20)) return "/buffer";
     return random_.percent(60) ? "/primary-" + std::to_string(random_.below(2)) : "/state";
   }
 
@@ -192,7 +225,7 @@ class World {
           break;
       }
       soften(root, fault);
-      if (secondary && fault.read) model_->history_may_be_lost = true;
+      if ((secondary || root == "/buffer") && fault.read) model_->history_may_be_lost = true;
       say("fault on %s: read %d write %d sync %d make %d short %d slow %llu hang %d, error %d, "
           "from "
           "%.3f ms for %.3f ms, %u %%",
@@ -209,9 +242,9 @@ class World {
     ++report_.power_cuts;
     machine_.power_cut();
     surviving_.boot = "boot-" + std::to_string(report_.power_cuts + 1);
-    surviving_.region =
-        std::make_unique<nvram::MemoryRegion>(nvram::LogBuffer::region_bytes(setup_.buffer_bytes));
-    cut_ = lost_buffer_ = true;
+    surviving_.region->power_cut(machine_.random);
+    cut_ = true;
+    lost_buffer_ = setup_.buffer_kind != nvram::BufferKind::kPmem;
   }
 
   void step_wall_clock() {
@@ -225,6 +258,7 @@ class World {
   void check_after_death() {
     report_.late_requests += machine_.late_requests();
     model_->check_log(disks_);
+    if (redo_cut_short_) return;
     model_->check_primaries(disks_, cut_, cut_ ? "after the power cut" : "after the crash");
     model_->check_regions(disks_, cut_ ? "after the power cut" : "after the crash");
   }
@@ -254,7 +288,9 @@ class World {
             model_->history_may_be_lost = true;
             say("the first secondary is not there");
           }
-          if (root.starts_with("/secondary")) model_->history_may_be_lost = true;
+          if (root.starts_with("/secondary") || root == "/buffer") {
+            model_->history_may_be_lost = true;
+          }
           machine_.add_fault(root, fault);
           say("opening with a fault on %s: read %d write %d %u %%", root.c_str(), fault.read,
               fault.write, fault.percent);
@@ -279,6 +315,9 @@ class World {
         model_->fail("opening failed without a reason: " + status.to_string());
       }
       ++report_.recoveries_interrupted;
+      // After a power cut persistent memory is redone from the last checkpoint, over newer writes
+      // too: until that has come to its end the primaries are between then and now.
+      if (cut_ && setup_.buffer_kind == nvram::BufferKind::kPmem) redo_cut_short_ = true;
       bury_dead(life);
       if (cuts_ && random_.percent(20)) {
         cut_power();
@@ -291,6 +330,7 @@ class World {
 
   void after_open(Life& life) {
     const bool known_gap = model_->gap_open();
+    model_->opened();
     model_->check_log(disks_);
     model_->check_gap(life.record(), "after opening");
     report_.redone += life.redone;
@@ -319,7 +359,7 @@ class World {
       }
     }
     model_->rebase(disks_, cut_);
-    cut_ = clean_ = lost_buffer_ = false;
+    cut_ = clean_ = lost_buffer_ = redo_cut_short_ = false;
   }
 
   void random_request(Life& life) {
@@ -491,6 +531,7 @@ class World {
   bool cut_ = false;    // the power went since the last opening that succeeded
   bool clean_ = false;  // the last life was closed cleanly
   bool lost_buffer_ = false;
+  bool redo_cut_short_ = false;
   bool ran_since_clean_ = false;
   uint64_t gap_lives_ = 0;
   bool gap_on_pressure_ = false;

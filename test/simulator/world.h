@@ -4,18 +4,24 @@
 // One seed: a machine, a group on it, and a number of lives with whatever befalls them.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "nvram/buffer_store.h"
+#include "split/splitter.h"
 
 namespace ep::sim {
 
 struct SeedOptions {
   /// Tells on stdout what happens.
   bool verbose = false;
-  /// Checks that every guest request ends within its bound, whatever the secondary does.
-  bool check_bounds = false;
   /// Faults too that are known to break something (README.md).
   bool strict = false;
+  // What every seed is to have; without it the seed chooses.
+  std::optional<nvram::BufferKind> buffer;
+  std::optional<split::Ack> ack;
+  std::optional<split::FlushMode> flush;
 };
 
 struct SeedReport {

@@ -253,6 +253,12 @@ void soft_start(Channel& channel, const SetUp& s) {
   (void)channel.send(kSetVringEnable, 0, &s.enable, sizeof s.enable);
 }
 
+ClientOptions small_client(const std::string& path) {
+  ClientOptions options;
+  options.socket_path = path;
+  return options;
+}
+
 Outcome settle(Channel& channel, int timeout_ms) {
   if (!channel.send(kGetFeatures, 0, nullptr, 0).ok()) return Outcome::kDisconnected;
   for (int i = 0; i < 64; i++) {

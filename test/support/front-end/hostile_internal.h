@@ -112,6 +112,9 @@ void soft_start(Channel& channel, const SetUp& set_up);
 /// Whether the connection still answers after what was done to it.
 Outcome settle(Channel& channel, int timeout_ms = 1000);
 
+/// Options of a front-end that has nothing but a socket.
+ClientOptions small_client(const std::string& path);
+
 /// Lets the back-end's threads look at what was put before them.
 void pause_ms(int ms);
 

@@ -14,12 +14,6 @@ namespace ep::front_end {
 
 namespace {
 
-ClientOptions small_client(const std::string& path) {
-  ClientOptions options;
-  options.socket_path = path;
-  return options;
-}
-
 UniqueFd memory_file(uint64_t bytes) {
   UniqueFd fd(::memfd_create("hostile", MFD_CLOEXEC));
   if (fd.valid() && ::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) fd.reset();

@@ -14,12 +14,6 @@ namespace ep::front_end {
 
 namespace {
 
-ClientOptions small_client(const std::string& path) {
-  ClientOptions options;
-  options.socket_path = path;
-  return options;
-}
-
 /// Connects to do harm with bare messages.
 Outcome bare(const std::string& path, const std::function<void(Channel&)>& harm) {
   Channel channel;
