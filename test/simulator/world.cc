@@ -130,6 +130,11 @@ class World {
     options.on_log_pressure =
         random_.percent(80) ? split::LogPressure::kThrottle : split::LogPressure::kGap;
     options.throttle_max_ns = random_.between(500, 3'000) * kMillisecond;
+    if (random_.percent(20)) {
+      // So short that a slow device is enough for a gap in the middle of everything.
+      options.throttle_max_ns = random_.between(5, 40) * kMillisecond;
+      gap_on_pressure_ = true;
+    }
     options.retry_ns = random_.between(1, 20) * kMillisecond;
     gap_on_pressure_ = gap_on_pressure_ || options.on_log_pressure == split::LogPressure::kGap;
     return options;
@@ -203,6 +208,36 @@ class World {
           static_cast<double>(fault.from_ns) / 1e6,
           static_cast<double>(fault.to_ns - fault.from_ns) / 1e6, fault.percent);
       machine_.add_fault(root, fault);
+    }
+  }
+
+  /// The last syncs of a life fail, on what the log is on: its process can tell nobody.
+  void fail_last_syncs(Life& life) {
+    Fault fault;
+    fault.sync = true;
+    fault.percent = 100;
+    fault.from_ns = machine_.now() + random_.below(40 * kMillisecond);
+    fault.to_ns = fault.from_ns + 20 * kMillisecond;
+    life.process.die_at_ns = fault.from_ns + random_.below(10 * kMillisecond);
+    say("the secondaries' syncs fail from %.3f ms, the end comes at %.3f ms",
+        static_cast<double>(fault.from_ns) / 1e6,
+        static_cast<double>(life.process.die_at_ns) / 1e6);
+    for (const std::string& root : setup_.device_roots) machine_.add_fault(root, fault);
+  }
+
+  /// A log buffer that was away comes back: it is whole, of this group and boot, and old.
+  void keep_or_bring_back_buffer() {
+    nvram::Region& region = *surviving_.region;
+    if (!old_buffer_.empty() && old_lives_ < opened_lives_ && old_boot_ == surviving_.boot &&
+        random_.percent(25)) {
+      say("an old log buffer is back");
+      std::copy(old_buffer_.begin(), old_buffer_.end(), region.base());
+      old_buffer_.clear();
+      lost_buffer_ = true;
+    } else if (random_.percent(25)) {
+      old_buffer_.assign(region.base(), region.base() + region.size());
+      old_boot_ = surviving_.boot;
+      old_lives_ = opened_lives_;
     }
   }
 
@@ -282,7 +317,7 @@ class World {
       }
       ++report_.recoveries_interrupted;
       bury_dead(life);
-      if (cuts_ && random_.percent(20)) {
+      if (cuts_ && random_.percent(35)) {
         cut_power();
         clean_ = false;  // the new epoch may have begun, and with it the need for the buffer
       }
@@ -357,6 +392,10 @@ class World {
         } else {
           life.run(random_.below(3) * 100'000);
         }
+        if (die_when_healed_ && !life.in_gap()) {
+          for (uint64_t i = random_.below(4); i > 0; --i) life.run(0);
+          return true;
+        }
         if (machine_.now() - last_made > 2 * kBoundNs) {
           say("the guest is stuck");
           model_->fail("the guest's requests do not end");
@@ -407,6 +446,7 @@ class World {
         model_->fail("a request took " + std::to_string(life->slowest_ns / kMillisecond) + " ms");
       }
     };
+    ++opened_lives_;
     if (model_->failed()) return bury_dead(life);
     if (random_.percent(5)) check_second_process();
     if (faulty_ && random_.percent(60)) add_faults();
@@ -416,6 +456,13 @@ class World {
     if (dice >= 50 && dice < 75) end = End::kCrashAtCall;
     if (dice >= 75 && cuts_) end = End::kPowerCut;
     if (last && random_.percent(60)) end = End::kClean;
+    uint64_t requests = 10 + random_.below(220);
+    if (cuts_ && !last && random_.percent(20)) {
+      // What an opening believed and did not make durable shows only when power goes soon.
+      end = End::kPowerCut;
+      requests = 1 + random_.below(12);
+    }
+    die_when_healed_ = end != End::kClean && life->in_gap() && random_.percent(40);
     if (end == End::kCrashAtCall) {
       if (random_.percent(50)) {
         life->process.die_at_call = life->process.calls() + random_.below(40);
@@ -427,7 +474,8 @@ class World {
           end == End::kClean ? Process::kNever : machine_.now() + random_.below(150 * kMillisecond);
     }
     const bool was_in_gap = life->in_gap();
-    bool alive = drive(*life, 10 + random_.below(220));
+    if (faulty_ && end != End::kClean && random_.percent(30)) fail_last_syncs(*life);
+    bool alive = drive(*life, requests);
     ran_since_clean_ = true;
     finish();
     if (!was_in_gap && life->in_gap()) {
@@ -445,6 +493,7 @@ class World {
       say("crash%s", alive ? "" : " on the way");
       ++report_.crashes;
       bury_dead(life);
+      keep_or_bring_back_buffer();
     }
     machine_.clear_faults();
     if (end == End::kPowerCut || (clean_ && cuts_ && random_.percent(30))) {
@@ -494,6 +543,11 @@ class World {
   bool clean_ = false;  // the last life was closed cleanly
   bool lost_buffer_ = false;
   bool ran_since_clean_ = false;
+  std::vector<uint8_t> old_buffer_;
+  std::string old_boot_;
+  uint64_t old_lives_ = 0;  // openings that had succeeded when it was kept
+  uint64_t opened_lives_ = 0;
+  bool die_when_healed_ = false;  // this life ends when its gap does
   uint64_t gap_lives_ = 0;
   bool gap_on_pressure_ = false;
   bool paused_ = false;
