@@ -10,6 +10,7 @@
 #include "base/limits.h"
 #include "life.h"
 #include "model.h"
+#include "redo_check.h"
 #include "ring_check.h"
 #include "sim_disk.h"
 
@@ -44,7 +45,9 @@ class World {
   }
 
   SeedReport run() {
-    if (const std::string wrong = check_ring(report_.seed); !wrong.empty()) model_->fail(wrong);
+    for (const std::string& wrong : {check_ring(report_.seed), check_redo(report_.seed)}) {
+      if (!wrong.empty()) model_->fail(wrong);
+    }
     const uint64_t lives = random_.between(3, 7);
     for (uint64_t i = 0; i < lives && !model_->failed(); ++i) {
       one_life(i + 1 == lives);
