@@ -378,7 +378,8 @@ class World {
     if (kind >= 98) sectors = 1 + random_.below(2048);
     sectors = std::min(sectors, total);
     // Half of them in a small place, so that they overlap.
-    const uint64_t room = random_.percent(50) ? std::min(total, sectors + 64) : total;
+    const uint64_t room =
+        random_.percent(short_life_ ? 80 : 50) ? std::min(total, sectors + 64) : total;
     life.request(volume, op, random_.below(room - sectors + 1), sectors);
   }
 
@@ -408,7 +409,7 @@ class World {
         if (random_.below(150) == 0 && life.process.hanging() == 0) check_quiet(life);
       }
       // A while without requests: what is lazy gets its time.
-      if (random_.percent(50)) {
+      if (!short_life_ && random_.percent(50)) {
         for (int i = 0; i < 60; ++i) life.run(kMillisecond);
       }
     } catch (const ProcessDeath&) {
@@ -460,10 +461,11 @@ class World {
     if (dice >= 75 && cuts_) end = End::kPowerCut;
     if (last && random_.percent(60)) end = End::kClean;
     uint64_t requests = 10 + random_.below(220);
-    if (cuts_ && !last && random_.percent(20)) {
+    short_life_ = cuts_ && !last && random_.percent(short_life_ ? 60 : 20);
+    if (short_life_) {
       // What an opening believed and did not make durable shows only when power goes soon.
-      end = End::kPowerCut;
-      requests = 1 + random_.below(12);
+      end = random_.percent(60) ? End::kPowerCut : End::kCrash;
+      requests = 1 + random_.below(8);
     }
     die_when_healed_ = end != End::kClean && life->in_gap() && random_.percent(40);
     if (end == End::kCrashAtCall) {
@@ -472,6 +474,8 @@ class World {
       } else {
         life->process.die_at_ns = machine_.now() + random_.below(80 * kMillisecond);
       }
+    } else if (short_life_) {
+      life->process.die_at_ns = machine_.now() + random_.below(4 * kMillisecond);
     } else if (random_.percent(50)) {
       life->process.die_at_ns =
           end == End::kClean ? Process::kNever : machine_.now() + random_.below(150 * kMillisecond);
@@ -550,6 +554,7 @@ class World {
   std::string old_boot_;
   uint64_t old_lives_ = 0;  // openings that had succeeded when it was kept
   uint64_t opened_lives_ = 0;
+  bool short_life_ = false;
   bool die_when_healed_ = false;  // this life ends when its gap does
   uint64_t gap_lives_ = 0;
   bool gap_on_pressure_ = false;
