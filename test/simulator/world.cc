@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/limits.h"
+#include "dirty_check.h"
 #include "life.h"
 #include "model.h"
 #include "redo_check.h"
@@ -45,7 +46,8 @@ class World {
   }
 
   SeedReport run() {
-    for (const std::string& wrong : {check_ring(report_.seed), check_redo(report_.seed)}) {
+    for (const std::string& wrong :
+         {check_ring(report_.seed), check_redo(report_.seed), check_dirty(report_.seed)}) {
       if (!wrong.empty()) model_->fail(wrong);
     }
     const uint64_t lives = random_.between(3, 7);
