@@ -75,7 +75,7 @@ TEST(Simulator, CatchesDeliberateBugs) {
         break;
     }
     if (!quick) continue;
-    const MutationResult result = try_mutation(info, 1, 8);
+    const MutationResult result = try_mutation(info, 1, 30);
     EXPECT_TRUE(result.caught) << info.name << ": " << info.what;
   }
 }
