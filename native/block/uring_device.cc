@@ -6,6 +6,7 @@
 #include <climits>
 
 #include "base/bytes.h"
+#include "base/mutation.h"
 
 namespace ep::block {
 
@@ -16,7 +17,7 @@ Result<std::unique_ptr<UringDevice>> UringDevice::open(io::FileSystem& files, io
   how.create = options.create;
   how.read_only = options.read_only;
   how.direct = options.direct;
-  how.lock = options.lock;
+  how.lock = options.lock && !mutated(Mutation::kNoLockAtOpen);
   how.lock_wait_ns = options.lock_wait_ns;
   // Twice at most: the size may turn out not to suit direct I/O.
   for (;;) {

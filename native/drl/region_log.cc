@@ -10,6 +10,7 @@
 
 #include "base/bytes.h"
 #include "base/limits.h"
+#include "base/mutation.h"
 
 namespace ep::drl {
 
@@ -104,7 +105,7 @@ Result<std::unique_ptr<RegionLog>> RegionLog::open(io::FileSystem& file_system,
   }
   // Whatever was found: an earlier process may have died before its sync, or seen it fail. What is
   // believed from here on is what the disk has, not what the kernel's memory has.
-  EP_TRY(log->write_whole(false));
+  if (!known || !mutated(Mutation::kTrustCachedDirty)) EP_TRY(log->write_whole(false));
   return log;
 }
 
@@ -164,6 +165,10 @@ bool RegionLog::begin_write(uint64_t offset, uint64_t length, DirtyWaiter* waite
     }
   }
   if (durable || failed_) return true;
+  if (mutated(Mutation::kSkipDirtySync)) {
+    if (!cycle_running_) start_cycle();
+    return true;
+  }
   waiter->next = nullptr;
   if (waiting_ == nullptr) {
     waiting_ = waiter;
@@ -183,7 +188,7 @@ void RegionLog::end_write(uint64_t offset, uint64_t length, uint64_t lsn) {
     EP_ASSERT(at.in_flight > 0);
     --at.in_flight;
     if (lsn == kNotLogged) {
-      set_uncovered(region);
+      if (!mutated(Mutation::kForgetGapWrite)) set_uncovered(region);
     } else {
       at.last_lsn = std::max(at.last_lsn, lsn);
     }
@@ -222,8 +227,8 @@ uint32_t RegionLog::begin_clean(uint64_t durable_lsn) {
   if (failed_) return 0;
   for (uint32_t region = 0; region < regions_; ++region) {
     Region& at = region_[region];
-    if (at.dirty && !at.uncovered && at.in_flight == 0 && !at.touched &&
-        at.last_lsn <= durable_lsn) {
+    if (at.dirty && (!at.uncovered || mutated(Mutation::kCleanUncovered)) && at.in_flight == 0 &&
+        !at.touched && (at.last_lsn <= durable_lsn || mutated(Mutation::kClearRegionEarly))) {
       candidates_.push_back(region);
     }
     at.touched = false;
@@ -234,7 +239,8 @@ uint32_t RegionLog::begin_clean(uint64_t durable_lsn) {
 void RegionLog::end_clean() {
   for (const uint32_t region : candidates_) {
     Region& at = region_[region];
-    if (at.touched || at.in_flight != 0 || !at.dirty || at.uncovered) continue;
+    if (at.touched || at.in_flight != 0 || !at.dirty) continue;
+    if (at.uncovered && !mutated(Mutation::kCleanUncovered)) continue;
     at.dirty = false;
     // The disk may say clean from now on at any moment: a write must make it dirty again first.
     at.durable = false;

@@ -11,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "base/limits.h"
+#include "base/mutation.h"
 
 namespace ep::exports {
 
@@ -95,6 +96,7 @@ Status InflightQueue::recover(uint16_t used_idx, uint16_t ring_size, std::vector
   std::sort(entries.begin(), entries.end(),
             [](const Entry& a, const Entry& b) { return a.counter < b.counter; });
   counter_ = entries.empty() ? 0 : entries.back().counter + 1;
+  if (mutated(Mutation::kResubmitNewestFirst)) std::reverse(entries.begin(), entries.end());
   heads->reserve(entries.size());
   for (const Entry& entry : entries) heads->push_back(entry.head);
   return Status::ok();

@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "base/limits.h"
+#include "base/mutation.h"
 #include "log/log_writer_parts.h"
 
 namespace ep::log {
@@ -177,10 +178,17 @@ void LogWriter::batch_done(Batch* batch, int32_t result) {
     give_up(segment,
             Status::from_errno(error, "writing log segment " + segment->cursor.made.absolute_path));
   }
+  if (mutated(Mutation::kPublishOutOfOrder) && !segment->given_up &&
+      batch->mark.batches > segment->published.batches) {
+    segment->published = batch->mark;
+  }
   while (!flying_.empty() && flying_.front()->done) {
     std::unique_ptr<Batch> front = std::move(flying_.front());
     flying_.pop_front();
-    front->segment->published = front->mark;
+    if (!mutated(Mutation::kPublishOutOfOrder) ||
+        front->mark.batches > front->segment->published.batches) {
+      front->segment->published = front->mark;
+    }
     idle_batches_.push_back(std::move(front));
   }
   go_on();
@@ -221,6 +229,7 @@ void LogWriter::sync_done(Segment* segment, int32_t result) {
   segment->syncing = false;
   --segment->ops;
   --syncs_running_;
+  if (mutated(Mutation::kTrustAfterFailedSync)) result = std::max(result, 0);
   if (segment->given_up) {
     // Even a late success says nothing: its entries are being written again.
     pool_.release(device_of(*segment));
@@ -229,7 +238,8 @@ void LogWriter::sync_done(Segment* segment, int32_t result) {
     give_up(segment, Status::from_errno(
                          -result, "syncing log segment " + segment->cursor.made.absolute_path));
   } else {
-    segment->synced = segment->sync_target;
+    segment->synced =
+        mutated(Mutation::kSyncCoversLater) ? segment->published : segment->sync_target;
     pool_.worked(device_of(*segment), reactor_->engine().wall_ns());
     advance_durable();
     serve_seal_wishes();

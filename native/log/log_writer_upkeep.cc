@@ -7,6 +7,7 @@
 #include <iterator>
 #include <utility>
 
+#include "base/mutation.h"
 #include "log/log_writer_parts.h"
 
 namespace ep::log {
@@ -40,14 +41,14 @@ void LogWriter::give_up(Segment* segment, const Status& status) {
   }
   abandon_batches();
   if (segment->synced.batches != 0) {
-    taken_lsn_ = segment->synced.last_lsn + 1;
+    if (!mutated(Mutation::kForgetFailedBatch)) taken_lsn_ = segment->synced.last_lsn + 1;
     segment->cursor.cut_back(segment->synced);
     segment->published = segment->synced;
     if (!segment->closing) segment->reason = SealReason::kRecovery;
     segment->closing = true;
     ++at;
   } else {
-    taken_lsn_ = segment->cursor.first_lsn;
+    if (!mutated(Mutation::kForgetFailedBatch)) taken_lsn_ = segment->cursor.first_lsn;
   }
   std::move(at, segments_.end(), std::back_inserter(discarded_));
   segments_.erase(at, segments_.end());

@@ -5,8 +5,12 @@
 #include <utility>
 
 #include "base/limits.h"
+#include "base/mutation.h"
 #include "log/batch.h"
 #include "recovery/segment_scan.h"
+#ifdef EP_MUTATIONS
+#include "view/history.h"
+#endif
 
 namespace ep::recovery {
 
@@ -25,6 +29,7 @@ class Opening {
   Result<OpenOutcome> run() {
     record_ = in_.record->current();
     EP_TRY(check_sizes());
+    if (mutated(Mutation::kDropGapAtRestart)) record_.in_gap = false;
     const Status scanned = scan();
     // What a newer program wrote is not for this one to go on with.
     if (scanned.code() == Code::kUnsupported) return scanned;
@@ -242,7 +247,9 @@ class Opening {
     using Kind = LogBuffer::Found::Kind;
     if (found.kind == Kind::kFormatting && !hole_) return Status::ok();
     if (found.kind != Kind::kEntries ||
-        (found.epoch != record_.epoch && found.epoch != record_.epoch + 1)) {
+        (found.epoch != record_.epoch && found.epoch != record_.epoch + 1 &&
+         !mutated(Mutation::kIgnoreEpoch))) {
+      if (mutated(Mutation::kRedoAfterLostBuffer)) EP_TRY(redo_log());
       open_gap("it was not closed cleanly and its log buffer is lost");
       // Given up by a gap that the record does not know: then the dirty region logs may have failed
       // with it.
@@ -271,7 +278,7 @@ class Opening {
     suspect_lsn_ = buffer.tail();
     Status logged = drop_after_hole();
     // First, and durably: what is appended behind must never be there without it.
-    if (logged) logged = seal_entries();
+    if (logged && !mutated(Mutation::kAppendBeforeSeal)) logged = seal_entries();
     if (logged && buffer.head() > log_last_ + 1) logged = append_to_log(buffer, log_last_ + 1);
     if (!logged) {
       // What was answered stands on the primaries already (a write is answered after them at the
@@ -381,7 +388,10 @@ class Opening {
   /// overlapping write cannot be done before an earlier one (the splitter puts them in order), so
   /// nothing older ever lands on something newer, nor in a region that may be clean.
   Status redo(LogBuffer& buffer) {
-    for (uint64_t lsn = buffer.tail(); lsn < buffer.head(); ++lsn) {
+    if (mutated(Mutation::kSkipRedo)) return Status::ok();
+    for (uint64_t next = buffer.tail(); next < buffer.head(); ++next) {
+      const uint64_t lsn =
+          mutated(Mutation::kRedoWrongOrder) ? buffer.tail() + (buffer.head() - 1 - next) : next;
       const nvram::BufferedEntry at = buffer.at(lsn);
       const io::FileId file = primary_of(at.entry.volume);
       if (at.primary != PrimaryState::kPending || file == io::kNoFile) continue;
@@ -402,6 +412,26 @@ class Opening {
     for (const PrimaryFile& primary : in_.primaries) EP_TRY(fs_.sync(primary.file));
     return Status::ok();
   }
+
+#ifdef EP_MUTATIONS
+  /// What must never be done: the primaries may be newer than the log.
+  Status redo_log() {
+    auto history = view::History::open({&fs_, in_.group, out_.devices}, log_last_);
+    if (!history) return Status::ok();
+    constexpr uint64_t kStep = 64 * 1024;
+    std::vector<uint8_t> bytes(kStep);
+    std::vector<bool> known;
+    for (const PrimaryFile& primary : in_.primaries) {
+      for (uint64_t at = 0; at + kStep <= primary.look.size_bytes; at += kStep) {
+        if (!(*history)->read(primary.volume, at, kStep, bytes.data(), &known)) continue;
+        EP_TRY(fs_.write(primary.file, at, bytes.data(), kStep));
+      }
+    }
+    return Status::ok();
+  }
+#else
+  static Status redo_log() { return Status::ok(); }
+#endif
 
   /// Writes that the primary had refused before the crash, and whose range was perhaps not read
   /// back yet: history gets what the primary really holds [0044]. The buffer keeps what it has
@@ -486,7 +516,7 @@ class Opening {
     out_.epoch = std::max(record_.epoch, last_epoch_) + 1;
     record_.group = in_.group;
     const bool log_goes_on = writable_ && in_.store != nullptr;
-    if (record_.in_gap) {
+    if (record_.in_gap && !mutated(Mutation::kReuseLsn)) {
       out_.next_lsn = std::max(record_.reserved_lsn, log_last_ + 1);
     } else {
       if (!log_goes_on) return Status(Code::kNoSpace, "there is no log buffer to write to");

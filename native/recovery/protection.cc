@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/limits.h"
+#include "base/mutation.h"
 #include "recovery/segment_scan.h"
 
 namespace ep::recovery {
@@ -119,7 +120,7 @@ void Protection::start(split::Splitter* splitter, std::vector<Volume> volumes) {
     if (state_ == State::kResyncing) resync_next();
   };
   const format::GroupRecord& record = options_.open.record->current();
-  if (record.in_gap) {
+  if (record.in_gap && !mutated(Mutation::kForgetUncoveredAtRestart)) {
     for (const Volume& volume : volumes_) volume.regions->uncover(record.resync_all);
   }
   // A pause lasts over restarts, and its buffer is not used.
@@ -371,6 +372,12 @@ void Protection::resync_next() {
     return;
   }
   const Volume& volume = volumes_[volume_];
+  if (mutated(Mutation::kSkipRegionInResync) && offset_ == 0 &&
+      resync_left_bytes() == volume.regions->region_bytes()) {
+    volume.regions->cover(region_, splitter_->last_lsn());
+    finish_resync();
+    return;
+  }
   const uint64_t region_bytes = volume.regions->region_bytes();
   const uint64_t start = region_ * region_bytes + offset_;
   const uint64_t end = std::min(volume.size_bytes, (uint64_t{region_} + 1) * region_bytes);

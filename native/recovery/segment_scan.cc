@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/bytes.h"
+#include "base/mutation.h"
 
 namespace ep::recovery {
 
@@ -338,8 +339,10 @@ uint64_t offset_of(const ScannedSegment& segment, uint64_t lsn) {
 
 Status make_durable(io::FileSystem& file_system, io::FileId file, const ScannedSegment& segment,
                     uint64_t suspect_lsn) {
-  EP_TRY(write_again(file_system, file, 0, format::kSegmentHeaderBytes));
-  EP_TRY(write_again(file_system, file, offset_of(segment, suspect_lsn), segment.cursor.end));
+  if (!mutated(Mutation::kSealWithoutRewrite)) {
+    EP_TRY(write_again(file_system, file, 0, format::kSegmentHeaderBytes));
+    EP_TRY(write_again(file_system, file, offset_of(segment, suspect_lsn), segment.cursor.end));
+  }
   return file_system.sync(file);
 }
 

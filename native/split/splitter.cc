@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/limits.h"
+#include "base/mutation.h"
 #include "split/splitter_parts.h"
 
 namespace ep::split {
@@ -131,7 +132,7 @@ void Splitter::accept(Volume* volume, Request* request) {
     case block::Op::kRead:
       break;
   }
-  if (volume->overlaps(*parent)) {
+  if (volume->overlaps(*parent) && !mutated(Mutation::kOverlapUnordered)) {
     // Two overlapping writes in flight could reach log and primary in different orders.
     ++counters_.overlap_waits;
     volume->waiting.push_back(parent);
@@ -143,6 +144,7 @@ void Splitter::accept(Volume* volume, Request* request) {
 /// The regions are made dirty before anything is logged, not only before the primary is touched: a
 /// log that was ahead of the primary when power went would differ from it in a region called clean.
 void Splitter::begin(Parent* parent) {
+  if (mutated(Mutation::kResyncWithoutLock) && parent->is_resync) return begin_resync(parent);
   parent->volume->enter(parent);
   if (parent->is_resync) return begin_resync(parent);
   parent->left = 1;  // held until the last piece is started
@@ -171,6 +173,9 @@ void Splitter::advance(Parent* parent) {
         }
         return;
       }
+    }
+    if (mutated(Mutation::kAnswerBeforePrimary) && parent->left > 1) {
+      std::exchange(parent->request, nullptr)->finish(Outcome::kOk);
     }
   }
   piece_gone(parent, Outcome::kOk);
@@ -263,7 +268,7 @@ void Splitter::primary_done(Piece* piece) {
     --passing_;
     return;
   }
-  if (outcome != Outcome::kOk) {
+  if (outcome != Outcome::kOk && !mutated(Mutation::kForgetFailedWrite)) {
     buffer_->set_primary_state(piece->lsn, PrimaryState::kFailed);
     repair(piece);
     return;
@@ -304,13 +309,14 @@ void Splitter::finish_parent(Parent* parent) {
   Volume* volume = parent->volume;
   Request* request = parent->request;
   const Outcome outcome = parent->outcome;
-  if (request->op != block::Op::kFlush) {
+  const bool answered = mutated(Mutation::kAnswerBeforePrimary) && request == nullptr;
+  if (answered || request->op != block::Op::kFlush) {
     volume->regions->end_write(parent->offset, parent->length, parent->last_lsn);
     volume->leave(parent);
   }
   recycle(parent);
   --in_flight_;
-  request->finish(outcome);
+  if (!answered) request->finish(outcome);
   if (!volume->waiting.empty()) retry_overlap_waiters(volume);
   check_quiet();
 }
@@ -354,6 +360,7 @@ void Splitter::begin_flush(Parent* parent) {
   };
   parent->waits_for_flush_entry = true;
   flush_logged(parent);
+  if (mutated(Mutation::kFlushIgnoresPrimary)) return piece_gone(parent, Outcome::kOk);
   volume->primary->submit(&child);
 }
 
@@ -375,7 +382,8 @@ void Splitter::flush_logged(Parent* parent) {
   entry.sector = complete_through();
   const uint64_t lsn = append(entry, true);
   writer_->notify();
-  if (options_.flush == FlushMode::kPrimary || is_safe(lsn)) {
+  if (options_.flush == FlushMode::kPrimary || is_safe(lsn) ||
+      mutated(Mutation::kFlushIgnoresLog)) {
     piece_gone(parent, Outcome::kOk);
     return;
   }
@@ -466,6 +474,13 @@ void Splitter::proceed(std::unique_ptr<OwnEntry> own) {
   }
   const uint64_t lsn = append(own->entry, true);
   if (own->entry.type == EntryType::kMarker) ++counters_.markers;
+  if ((mutated(Mutation::kSkipMarkerSync) && own->entry.type == EntryType::kMarker) ||
+      (mutated(Mutation::kEndGapEarly) && own->ends_gap)) {
+    writer_->notify();
+    --in_flight_;
+    own->done(Status::ok(), lsn, last_time_ns_);
+    return check_quiet();
+  }
   wait_until_durable(
       lsn, [this, lsn, time_ns = last_time_ns_, done = std::move(own->done)](const Status& status) {
         --in_flight_;
@@ -577,6 +592,7 @@ void Splitter::advance_tail() {
   if (buffer_ == nullptr) return;
   uint64_t free = std::min(writer_->durable_lsn() + 1, writer_->pinned_lsn());
   // Persistent memory is what a redo after a power cut goes by.
+  if (mutated(Mutation::kReleaseBeforeDurable)) free = ~uint64_t{0};
   if (buffer_survives()) free = std::min(free, buffer_->checkpoint() + 1);
   uint64_t tail = buffer_->tail();
   while (tail < buffer_->head() && tail < free && done_[tail % buffer_->slots()] != 0) ++tail;

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/limits.h"
+#include "base/mutation.h"
 #include "split/splitter_parts.h"
 
 namespace ep::split {
@@ -100,7 +101,9 @@ void Splitter::gap_is_open() {
   gap_state_ = GapState::kOpen;
   buffer_->retire();
   // What was logged and is not durable goes with the buffer: the log has it no more.
-  for (const auto& volume : volumes_) volume->regions->uncover(false);
+  if (!mutated(Mutation::kKeepCoveredAtGap)) {
+    for (const auto& volume : volumes_) volume->regions->uncover(false);
+  }
   waiting_pieces_ = 0;
   for (Piece* piece : piece_by_slot_) {
     if (piece != nullptr && piece->waits_for_log) finish_piece(piece, Outcome::kOk);
@@ -245,7 +248,7 @@ void Splitter::resync_range(uint16_t volume, uint64_t offset, uint64_t length,
   parent->length = length;
   ++in_flight_;
   ++logged_in_flight_;
-  if (parent->volume->overlaps(*parent)) {
+  if (parent->volume->overlaps(*parent) && !mutated(Mutation::kResyncWithoutLock)) {
     parent->volume->waiting.push_back(parent);
     return;
   }
@@ -280,8 +283,9 @@ void Splitter::resync_compare(Outcome outcome) {
   }
   for (uint64_t i = 0; i < sectors; ++i) {
     const uint64_t at = i * kSectorBytes;
-    const bool same = range.history != nullptr && (range.known == nullptr || (*range.known)[i]) &&
-                      std::memcmp(range.history + at, range.memory + at, kSectorBytes) == 0;
+    const bool same = mutated(Mutation::kHealWithoutCompare) ||
+                      (range.history != nullptr && (range.known == nullptr || (*range.known)[i]) &&
+                       std::memcmp(range.history + at, range.memory + at, kSectorBytes) == 0);
     if (same) continue;
     const EntryType type =
         all_zero(range.memory + at, kSectorBytes) ? EntryType::kWriteZeroes : EntryType::kWrite;
@@ -350,7 +354,7 @@ void Splitter::resync_end(const Status& status) {
   const std::unique_ptr<ResyncRange> range(resync_);
   resync_ = nullptr;
   Volume* volume = range->parent->volume;
-  volume->leave(range->parent);
+  if (!mutated(Mutation::kResyncWithoutLock)) volume->leave(range->parent);
   recycle(range->parent);
   counters_.resync_bytes += range->logged;
   --in_flight_;

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "base/limits.h"
+#include "base/mutation.h"
 #include "split/splitter_parts.h"
 
 namespace ep::split {
@@ -170,6 +171,7 @@ void Splitter::clean(Volume* volume, std::function<void(Outcome)> done) {
   const bool allowed = logging();
   const uint32_t candidates = allowed ? volume->regions->begin_clean(writer_->durable_lsn()) : 0;
   if (candidates == 0 && !done) return;
+  if (mutated(Mutation::kCleanWithoutSync) && !done) return volume->regions->end_clean();
   volume->cleaning = true;
   volume->clean_done = std::move(done);
   ++in_flight_;

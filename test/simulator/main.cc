@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // npm run sim -- --seed N [--seeds M] [--buffer KIND] [--ack MODE] [--flush MODE] [--verbose]
-// [--strict] [--mutation NAME] [--list-mutations]
+// [--strict] [--mutation NAME] [--list-mutations] | --mutations [--seeds N] [--json]
 //
 // Each seed runs in a process of its own, one after the other: an assertion that fails is that
 // seed's failure, and what dead lives leave behind goes with it. Exit code 0 only when every seed
@@ -19,11 +19,15 @@
 #include <string_view>
 
 #include "base/mutation.h"
+#include "mutations.h"
 #include "world.h"
 
 namespace {
 
 using ep::sim::SeedReport;
+
+/// What a deliberate bug has to be caught in.
+constexpr uint64_t kMutationSeeds = 300;
 
 struct Options {
   uint64_t seed = 1;
@@ -31,6 +35,8 @@ struct Options {
   bool until_failure = false;
   std::string mutation;
   std::string filters;  // as they were given, for the command that repeats a failure
+  bool mutations = false;
+  bool json = false;
   ep::sim::SeedOptions run;
 };
 
@@ -59,7 +65,8 @@ int usage(const char* why) {
   std::fprintf(stderr,
                "%s\nusage: npm run sim -- --seed N [--seeds M] [--buffer tmpfs|file|pmem] "
                "[--ack primary|both] [--flush both|primary] [--verbose] [--strict] "
-               "[--until-failure] [--mutation NAME] [--list-mutations]\n",
+               "[--until-failure] [--mutation NAME] [--list-mutations]\n"
+               "       npm run sim -- --mutations [--seed N] [--seeds M] [--json]\n",
                why);
   return 2;
 }
@@ -171,12 +178,20 @@ int main(int argc, char** argv) {
     } else if (option == "--list-mutations") {
       list_mutations();
       return 0;
+    } else if (option == "--mutations") {
+      options.mutations = true;
+    } else if (option == "--json") {
+      options.json = true;
     } else if (option == "--mutation") {
       if (i + 1 >= argc || !select_mutation(argv[i + 1])) return usage("no such mutation");
       options.mutation = argv[++i];
     } else {
       return usage(("what is " + std::string(option) + "?").c_str());
     }
+  }
+  if (options.mutations) {
+    const uint64_t seeds = options.seeds == 1 ? kMutationSeeds : options.seeds;
+    return ep::sim::try_all_mutations(options.seed, seeds, options.json) ? 0 : 1;
   }
   const auto begin = std::chrono::steady_clock::now();
   uint64_t failed = 0;

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// A few seeds with every test run, and the simulator's own promise: the same seed is the same run.
+// A few seeds with every test run, the simulator's own promise (the same seed is the same run), and
+// that it catches bugs: `npm run sim -- --mutations` tries all of them.
 
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <set>
 
+#include "mutations.h"
 #include "world.h"
 
 namespace ep::sim {
@@ -48,6 +51,33 @@ TEST(Simulator, SameSeedSameRun) {
     EXPECT_EQ(once.requests, again.requests) << "seed " << seed;
   }
   EXPECT_NE(run_seed(101, {}).trace, run_seed(102, {}).trace);
+}
+
+TEST(Simulator, CatchesDeliberateBugs) {
+  std::set<Mutation> known;
+  for (const MutationInfo& info : kMutations) {
+    EXPECT_TRUE(known.insert(info.mutation).second) << info.name;
+    bool quick = false;
+    switch (info.mutation) {
+      case Mutation::kSkipDirtySync:
+      case Mutation::kClearRegionEarly:
+      case Mutation::kAnswerBeforePrimary:
+      case Mutation::kPublishOutOfOrder:
+      case Mutation::kRedoWrongOrder:
+      case Mutation::kReuseLsn:
+      case Mutation::kDropGapAtRestart:
+      case Mutation::kResubmitNewestFirst:
+      case Mutation::kFlushIgnoresLog:
+      case Mutation::kForgetGapWrite:
+        quick = true;
+        break;
+      default:
+        break;
+    }
+    if (!quick) continue;
+    const MutationResult result = try_mutation(info, 1, 30);
+    EXPECT_TRUE(result.caught) << info.name << ": " << info.what;
+  }
 }
 
 }  // namespace

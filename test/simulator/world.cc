@@ -8,8 +8,11 @@
 
 #include "base/bytes.h"
 #include "base/limits.h"
+#include "dirty_check.h"
 #include "life.h"
 #include "model.h"
+#include "redo_check.h"
+#include "ring_check.h"
 #include "sim_disk.h"
 
 namespace ep::sim {
@@ -43,6 +46,10 @@ class World {
   }
 
   SeedReport run() {
+    for (const std::string& wrong :
+         {check_ring(report_.seed), check_redo(report_.seed), check_dirty(report_.seed)}) {
+      if (!wrong.empty()) model_->fail(wrong);
+    }
     const uint64_t lives = random_.between(3, 7);
     for (uint64_t i = 0; i < lives && !model_->failed(); ++i) {
       one_life(i + 1 == lives);
@@ -160,6 +167,11 @@ class World {
     options.on_log_pressure =
         random_.percent(80) ? split::LogPressure::kThrottle : split::LogPressure::kGap;
     options.throttle_max_ns = random_.between(500, 3'000) * kMillisecond;
+    if (random_.percent(20)) {
+      // So short that a slow device is enough for a gap in the middle of everything.
+      options.throttle_max_ns = random_.between(5, 40) * kMillisecond;
+      gap_on_pressure_ = true;
+    }
     options.retry_ns = random_.between(1, 20) * kMillisecond;
     gap_on_pressure_ = gap_on_pressure_ || options.on_log_pressure == split::LogPressure::kGap;
     return options;
@@ -237,6 +249,38 @@ class World {
     }
   }
 
+  /// The last syncs of a life fail, on what the log is on: its process can tell nobody.
+  void fail_last_syncs(Life& life) {
+    Fault fault;
+    fault.sync = true;
+    fault.percent = 100;
+    fault.from_ns = machine_.now() + random_.below(40 * kMillisecond);
+    fault.to_ns = fault.from_ns + 20 * kMillisecond;
+    life.process.die_at_ns = fault.from_ns + random_.below(10 * kMillisecond);
+    say("the secondaries' syncs fail from %.3f ms, the end comes at %.3f ms",
+        static_cast<double>(fault.from_ns) / 1e6,
+        static_cast<double>(life.process.die_at_ns) / 1e6);
+    for (const std::string& root : setup_.device_roots) machine_.add_fault(root, fault);
+  }
+
+  /// A log buffer that was away comes back: it is whole, of this group and boot, and old.
+  void keep_or_bring_back_buffer() {
+    nvram::Region& region = *surviving_.region;
+    if (!old_buffer_.empty() && old_lives_ < opened_lives_ && old_boot_ == surviving_.boot &&
+        random_.percent(25)) {
+      say("an old log buffer is back");
+      std::copy(old_buffer_.begin(), old_buffer_.end(), region.base());
+      region.persist(region.base(), region.size());
+      old_buffer_.clear();
+      lost_buffer_ = true;
+      if (region.survives_power_cut()) model_->history_may_be_lost = true;
+    } else if (random_.percent(25)) {
+      old_buffer_.assign(region.base(), region.base() + region.size());
+      old_boot_ = surviving_.boot;
+      old_lives_ = opened_lives_;
+    }
+  }
+
   void cut_power() {
     say("power cut");
     ++report_.power_cuts;
@@ -244,7 +288,7 @@ class World {
     surviving_.boot = "boot-" + std::to_string(report_.power_cuts + 1);
     surviving_.region->power_cut(machine_.random);
     cut_ = true;
-    lost_buffer_ = setup_.buffer_kind != nvram::BufferKind::kPmem;
+    lost_buffer_ = lost_buffer_ || setup_.buffer_kind != nvram::BufferKind::kPmem;
   }
 
   void step_wall_clock() {
@@ -319,7 +363,7 @@ class World {
       // too: until that has come to its end the primaries are between then and now.
       if (cut_ && setup_.buffer_kind == nvram::BufferKind::kPmem) redo_cut_short_ = true;
       bury_dead(life);
-      if (cuts_ && random_.percent(20)) {
+      if (cuts_ && random_.percent(35)) {
         cut_power();
         clean_ = false;  // the new epoch may have begun, and with it the need for the buffer
       }
@@ -378,7 +422,8 @@ class World {
     if (kind >= 98) sectors = 1 + random_.below(2048);
     sectors = std::min(sectors, total);
     // Half of them in a small place, so that they overlap.
-    const uint64_t room = random_.percent(50) ? std::min(total, sectors + 64) : total;
+    const uint64_t room =
+        random_.percent(short_life_ ? 80 : 50) ? std::min(total, sectors + 64) : total;
     life.request(volume, op, random_.below(room - sectors + 1), sectors);
   }
 
@@ -395,6 +440,10 @@ class World {
         } else {
           life.run(random_.below(3) * 100'000);
         }
+        if (die_when_healed_ && !life.in_gap()) {
+          for (uint64_t i = random_.below(4); i > 0; --i) life.run(0);
+          return true;
+        }
         if (machine_.now() - last_made > 2 * kBoundNs) {
           say("the guest is stuck");
           model_->fail("the guest's requests do not end");
@@ -404,7 +453,7 @@ class World {
         if (random_.below(150) == 0 && life.process.hanging() == 0) check_quiet(life);
       }
       // A while without requests: what is lazy gets its time.
-      if (random_.percent(50)) {
+      if (!short_life_ && random_.percent(50)) {
         for (int i = 0; i < 60; ++i) life.run(kMillisecond);
       }
     } catch (const ProcessDeath&) {
@@ -445,6 +494,7 @@ class World {
         model_->fail("a request took " + std::to_string(life->slowest_ns / kMillisecond) + " ms");
       }
     };
+    ++opened_lives_;
     if (model_->failed()) return bury_dead(life);
     if (random_.percent(5)) check_second_process();
     if (faulty_ && random_.percent(60)) add_faults();
@@ -454,18 +504,29 @@ class World {
     if (dice >= 50 && dice < 75) end = End::kCrashAtCall;
     if (dice >= 75 && cuts_) end = End::kPowerCut;
     if (last && random_.percent(60)) end = End::kClean;
+    uint64_t requests = 10 + random_.below(220);
+    short_life_ = cuts_ && !last && random_.percent(short_life_ ? 60 : 20);
+    if (short_life_) {
+      // What an opening believed and did not make durable shows only when power goes soon.
+      end = random_.percent(60) ? End::kPowerCut : End::kCrash;
+      requests = 1 + random_.below(8);
+    }
+    die_when_healed_ = end != End::kClean && life->in_gap() && random_.percent(40);
     if (end == End::kCrashAtCall) {
       if (random_.percent(50)) {
         life->process.die_at_call = life->process.calls() + random_.below(40);
       } else {
         life->process.die_at_ns = machine_.now() + random_.below(80 * kMillisecond);
       }
+    } else if (short_life_) {
+      life->process.die_at_ns = machine_.now() + random_.below(4 * kMillisecond);
     } else if (random_.percent(50)) {
       life->process.die_at_ns =
           end == End::kClean ? Process::kNever : machine_.now() + random_.below(150 * kMillisecond);
     }
     const bool was_in_gap = life->in_gap();
-    bool alive = drive(*life, 10 + random_.below(220));
+    if (faulty_ && end != End::kClean && random_.percent(30)) fail_last_syncs(*life);
+    bool alive = drive(*life, requests);
     ran_since_clean_ = true;
     finish();
     if (!was_in_gap && life->in_gap()) {
@@ -483,6 +544,7 @@ class World {
       say("crash%s", alive ? "" : " on the way");
       ++report_.crashes;
       bury_dead(life);
+      keep_or_bring_back_buffer();
     }
     machine_.clear_faults();
     if (end == End::kPowerCut || (clean_ && cuts_ && random_.percent(30))) {
@@ -533,6 +595,12 @@ class World {
   bool lost_buffer_ = false;
   bool redo_cut_short_ = false;
   bool ran_since_clean_ = false;
+  std::vector<uint8_t> old_buffer_;
+  std::string old_boot_;
+  uint64_t old_lives_ = 0;  // openings that had succeeded when it was kept
+  uint64_t opened_lives_ = 0;
+  bool short_life_ = false;
+  bool die_when_healed_ = false;  // this life ends when its gap does
   uint64_t gap_lives_ = 0;
   bool gap_on_pressure_ = false;
   bool paused_ = false;
